@@ -1,0 +1,1 @@
+"""dedupfs: a FUSE file system that keeps equal bytes of many writers once."""

@@ -1,0 +1,199 @@
+"""The on-disk format: every index table's key and value layout, and the store's files.
+
+Integers are big-endian, so keys sort by value. Ranges are half-open: `start..stop`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from dedupfs.core.errors import Corrupt
+from dedupfs.core.types import Cookie, Ino, SegmentId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FORMAT_VERSION: Final = 1
+
+# table       | key                         | value
+# ------------|-----------------------------|----------------------------------------------------
+# meta        | ascii name                  | "format": u32 version; "counters": COUNTERS
+# inodes      | ino u64                     | INODE, then a symlink's target
+# dirents     | parent ino u64, name        | DIRENT: ino u64, cookie u64
+# cookies     | parent ino u64, cookie u64  | ino u64, then the name
+# xattrs      | ino u64, name               | the value
+# orphans     | ino u64                     | empty: unlinked, still open
+# extents     | ino u64, file offset u64    | EXTENT: segment u64, segment offset u64, length u64
+# segments    | segment u64                 | SEGMENT: state u8, size u64, allocated u64
+# shares      | segment u64, start u64      | SHARE: length u64, count u32
+# chunks      | fingerprint, 16 bytes       | CHUNK: segment u64, offset u64, length u32
+# chunk_at    | segment u64, offset u64     | length u32, then the fingerprint
+# frees       | segment u64, start u64      | length u64: unreferenced, not yet punched
+TABLES: Final = (
+    "meta", "inodes", "dirents", "cookies", "xattrs", "orphans",
+    "extents", "segments", "shares", "chunks", "chunk_at", "frees",
+)  # fmt: skip
+
+U32: Final = struct.Struct(">I")
+U64: Final = struct.Struct(">Q")
+PAIR: Final = struct.Struct(">QQ")
+INODE: Final = struct.Struct(">IIIIQQQqqqQ")
+EXTENT: Final = struct.Struct(">QQQ")
+SEGMENT: Final = struct.Struct(">BQQ")
+SHARE: Final = struct.Struct(">QI")
+CHUNK: Final = struct.Struct(">QQI")
+FINGERPRINT_BYTES: Final = 16
+
+assert PAIR.size == 16, "two u64"
+assert INODE.size == 72, "the fields of Inode below"
+assert EXTENT.size == 24, "the table above says 24"
+assert SEGMENT.size == 17, "the table above says 17"
+assert SHARE.size == 12, "the table above says 12"
+assert CHUNK.size == 20, "the table above says 20"
+
+STORE_FILES: Final[Mapping[str, str]] = {
+    "marker": "FORMAT",  # "dedupfs store, format N\n"
+    "lock": "lock",  # flock; its text names the holder
+    "index": "index",  # LMDB environment
+    "segments": "segments",  # a file each, named by its id in 16 hex digits
+    "control": "control.sock",
+}
+MARKER_PREFIX: Final = "dedupfs store, format "
+
+
+@dataclass(slots=True)
+class Inode:
+    """What `stat` shows of a file, plus a symlink's target. Times are ns since the epoch."""
+
+    mode: int
+    uid: int
+    gid: int
+    nlink: int
+    rdev: int
+    size: int
+    mapped_bytes: int  # bytes that have an extent; the rest of `size` is holes
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    parent: int  # a directory's parent ino; 0 for everything else
+    target: bytes = b""
+
+    def pack(self) -> bytes:
+        """Return the index value of this inode."""
+        return (
+            INODE.pack(
+                self.mode, self.uid, self.gid, self.nlink, self.rdev, self.size,
+                self.mapped_bytes, self.atime_ns, self.mtime_ns, self.ctime_ns, self.parent,
+            )
+            + self.target
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Self:
+        """Return the inode in `raw`; raise Corrupt when it is too short."""
+        if len(raw) < INODE.size:
+            raise Corrupt(f"inode: {len(raw)} bytes, want at least {INODE.size}")
+        return cls(*INODE.unpack_from(raw), raw[INODE.size :])
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals kept as they change, never counted by a scan; all but the `next_` ones are gauges."""
+
+    next_ino: int = 2
+    next_segment: int = 1
+    next_cookie: int = 3  # 1 and 2 are "." and ".."
+    files: int = 0
+    directories: int = 0
+    logical_bytes: int = 0  # mapped by files, each file counted; holes are not
+    live_bytes: int = 0  # of segments, referenced by at least one file
+    allocated_bytes: int = 0  # of segments, on disk
+    pending_free_bytes: int = 0  # unreferenced, not yet punched
+    followed_bytes: int = 0
+    matched_bytes: int = 0
+    unique_bytes: int = 0
+    zero_bytes: int = 0
+    collisions: int = 0
+    healed_chunks: int = 0
+
+    def pack(self) -> bytes:
+        """Return the index value of these counters."""
+        return COUNTERS.pack(*(getattr(self, name) for name in COUNTER_NAMES))
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Self:
+        """Return the counters in `raw`; raise Corrupt when the length is another."""
+        if len(raw) != COUNTERS.size:
+            raise Corrupt(f"counters: {len(raw)} bytes, want {COUNTERS.size}")
+        return cls(*COUNTERS.unpack(raw))
+
+
+COUNTER_NAMES: Final = tuple(field.name for field in dataclasses.fields(Counters))
+COUNTERS: Final = struct.Struct(f">{len(COUNTER_NAMES)}q")
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """`length` bytes of a file from `offset`, kept in `segment` from `segment_offset`."""
+
+    offset: int
+    segment: SegmentId
+    segment_offset: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        """The file offset behind the last byte."""
+        return self.offset + self.length
+
+    @property
+    def shift(self) -> int:
+        """Segment offset minus file offset: equal shifts of neighbours make one extent."""
+        return self.segment_offset - self.offset
+
+
+def ino_key(ino: Ino) -> bytes:
+    """Return the key of `inodes` and `orphans`."""
+    return U64.pack(ino)
+
+
+def name_key(ino: Ino, name: bytes) -> bytes:
+    """Return the key of `dirents` and `xattrs`."""
+    return U64.pack(ino) + name
+
+
+def pair_key(first: int, second: int) -> bytes:
+    """Return the key of `cookies`, `extents`, `shares`, `chunk_at` and `frees`."""
+    return PAIR.pack(first, second)
+
+
+def unpack_pair(raw: bytes) -> tuple[int, int]:
+    """Return the two integers of a pair key."""
+    if len(raw) != PAIR.size:
+        raise Corrupt(f"pair key: {len(raw)} bytes, want {PAIR.size}")
+    first, second = PAIR.unpack(raw)
+    return first, second
+
+
+def unpack_dirent(raw: bytes) -> tuple[Ino, Cookie]:
+    """Return a dirent's inode and cookie."""
+    ino, cookie = unpack_pair(raw)
+    return Ino(ino), Cookie(cookie)
+
+
+def unpack_cookie_entry(raw: bytes) -> tuple[Ino, bytes]:
+    """Return the inode and name of a `cookies` value."""
+    if len(raw) <= U64.size:
+        raise Corrupt(f"cookie entry: {len(raw)} bytes, want more than {U64.size}")
+    return Ino(U64.unpack_from(raw)[0]), raw[U64.size :]
+
+
+def unpack_extent(key: bytes, raw: bytes) -> Extent:
+    """Return the extent of an `extents` row."""
+    if len(raw) != EXTENT.size:
+        raise Corrupt(f"extent: {len(raw)} bytes, want {EXTENT.size}")
+    segment, segment_offset, length = EXTENT.unpack(raw)
+    return Extent(unpack_pair(key)[1], segment, segment_offset, length)

@@ -1,0 +1,60 @@
+"""The chunk index: which fingerprint is stored where, and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from dedupfs.core.errors import Corrupt
+from dedupfs.core.format import CHUNK, FINGERPRINT_BYTES, U32, pair_key, unpack_pair
+from dedupfs.core.types import SegmentId
+
+if TYPE_CHECKING:
+    from dedupfs.store.index import Txn
+
+
+class Chunk(NamedTuple):
+    """Where a fingerprint's bytes are."""
+
+    segment: SegmentId
+    offset: int
+    length: int
+
+
+def find(txn: Txn, fingerprint: bytes) -> Chunk | None:
+    """Return where bytes of this fingerprint are stored, or None."""
+    raw = txn.get("chunks", fingerprint)
+    if raw is None:
+        return None
+    if len(raw) != CHUNK.size:
+        raise Corrupt(f"chunk: {len(raw)} bytes, want {CHUNK.size}")
+    return Chunk(*CHUNK.unpack(raw))
+
+
+def register(txn: Txn, fingerprint: bytes, chunk: Chunk) -> None:
+    """Make `chunk` findable; the first holder of a fingerprint keeps it."""
+    if txn.append("chunks", fingerprint, CHUNK.pack(*chunk)):
+        txn.put(
+            "chunk_at", pair_key(chunk.segment, chunk.offset), U32.pack(chunk.length) + fingerprint
+        )
+
+
+def forget(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
+    """Remove every chunk that has bytes in `start..stop` from the index."""
+    doomed: list[tuple[bytes, bytes]] = []
+    before = txn.floor("chunk_at", pair_key(segment, start))
+    if before is not None:
+        owner, offset = unpack_pair(before[0])
+        if owner == segment and offset + _length(before[1]) > start:
+            doomed.append(before)
+    first = pair_key(segment, start + 1)
+    doomed.extend(txn.scan("chunk_at", first, pair_key(segment, stop)))
+    for key, value in doomed:
+        txn.delete("chunk_at", key)
+        txn.delete("chunks", value[U32.size :])
+
+
+def _length(value: bytes) -> int:
+    if len(value) != U32.size + FINGERPRINT_BYTES:
+        raise Corrupt(f"chunk place: {len(value)} bytes, want {U32.size + FINGERPRINT_BYTES}")
+    (length,) = U32.unpack_from(value)
+    return int(length)

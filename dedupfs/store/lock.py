@@ -1,0 +1,47 @@
+"""The store's exclusive lock, which names the process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from typing import TYPE_CHECKING
+
+from dedupfs.core.errors import StoreInUse
+from dedupfs.core.format import STORE_FILES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class StoreLock:
+    """Held from construction until `release`; the kernel drops it when the process dies."""
+
+    def __init__(self, store: Path, holder: str) -> None:
+        """Take the lock for `holder`, a mount point or a command; raise StoreInUse."""
+        self._fd = os.open(store / STORE_FILES["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = _describe(os.pread(self._fd, 4096, 0))
+            os.close(self._fd)
+            raise StoreInUse(
+                f"store {store} is in use by {owner}: unmount that first, or choose another --store"
+            ) from None
+        text = json.dumps({"pid": os.getpid(), "holder": holder}).encode()
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, text, 0)
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def _describe(raw: bytes) -> str:
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(raw)
+        where = f" ({found['holder']})" if found["holder"] else ""
+        return f"process {int(found['pid'])}{where}"
+    return "another process"

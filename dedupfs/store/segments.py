@@ -1,0 +1,314 @@
+"""Segment files: made, written once, read, sealed, punched, removed.
+
+A byte of a segment is written at most once, so what an extent points at never changes. `written`
+of an open segment says which bytes are; a sealed one takes no more. The only exception is
+`repair`, which puts back bytes that rotted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
+from dedupfs.core.format import SEGMENT, U64
+from dedupfs.core.intervals import IntervalSet
+from dedupfs.core.types import SegmentId
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dedupfs.store.index import Txn
+
+OPEN: Final = 0
+SEALED: Final = 1
+_BLOCK_BYTES: Final = 512  # the unit of st_blocks
+_SPARE_FDS: Final = 128  # for everything that is not a cached segment
+_CACHED_FDS_MAX: Final = 4096
+_PREALLOCATED_BYTES: Final = 1 << 20
+_FALLOC_FL_KEEP_SIZE: Final = 1
+_FALLOC_FL_PUNCH_HOLE: Final = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SegmentRow(NamedTuple):
+    """What the index knows of a segment."""
+
+    state: int
+    size: int
+    allocated: int
+
+
+class Segment:
+    """An open segment file; its descriptor lives as long as the object."""
+
+    __slots__ = ("_size", "fd", "id", "is_home", "users", "written")
+
+    def __init__(
+        self, segment: SegmentId, fd: int, *, size: int, written: IntervalSet | None, is_home: bool
+    ) -> None:
+        self.id = segment
+        self.fd = fd
+        self.users = 0
+        self.is_home = is_home
+        self.written = written  # None: sealed
+        self._size = size
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def run_around(self, offset: int) -> tuple[int, int]:
+        """Return the readable range around `offset`; `(offset, offset)` when there is none."""
+        if self.written is not None:
+            return self.written.run_around(offset)
+        return (0, self._size) if offset <= self._size else (offset, offset)
+
+    def is_free(self, start: int, stop: int) -> bool:
+        """Tell whether `start..stop` may still be written."""
+        return self.written is not None and not self.written.overlaps(start, stop)
+
+    def read_into(self, offset: int, buffer: memoryview, flags: int = 0) -> int:
+        """Fill `buffer` from `offset`; return the bytes read (fewer with RWF_NOWAIT only).
+
+        Raises Damaged when the file ends too early or cannot be read, BlockingIOError when
+        RWF_NOWAIT finds nothing in the page cache.
+        """
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(self.fd, [buffer[done:]], offset + done, flags)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                if flags and error.errno == errno.EOPNOTSUPP:
+                    raise BlockingIOError from error
+                raise Damaged(f"segment {self.id:x} at {offset}: {error.strerror}") from error
+            if flags:
+                return count
+            if not count:
+                raise Damaged(f"segment {self.id:x} ends before {offset + len(buffer)}")
+            done += count
+        return done
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`; raise Damaged when they are not there."""
+        data = os.pread(self.fd, length, offset)
+        if len(data) == length:
+            return data
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+
+class Segments:
+    """All segments of a store."""
+
+    def __init__(self, folder: Path, next_id: int) -> None:
+        self._folder = folder
+        self._next_id = next_id
+        self._open: dict[SegmentId, Segment] = {}
+        self._sealed: OrderedDict[SegmentId, Segment] = OrderedDict()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
+        self._pins: dict[SegmentId, int] = {}
+        self._dirty: dict[SegmentId, Segment] = {}  # written since the last `sync`
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+    def path(self, segment: SegmentId) -> Path:
+        """Return where a segment's file is."""
+        return self._folder / f"{segment:016x}"
+
+    def create(self, *, is_home: bool) -> Segment:
+        """Make a new, open segment. The index learns of it with the first write."""
+        segment = SegmentId(self._next_id)
+        fd = self._open_fd(segment, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        self._next_id += 1
+        made = Segment(segment, fd, size=0, written=IntervalSet(), is_home=is_home)
+        self._open[segment] = made
+        return made
+
+    def get(self, txn: Txn, segment: SegmentId) -> Segment:
+        """Return a segment for reading; raise Damaged when it is gone."""
+        found = self._open.get(segment) or self._sealed.get(segment)
+        if found is not None:
+            if found.written is None:
+                self._sealed.move_to_end(segment)
+            return found
+        row = get_row(txn, segment)
+        if row is None:
+            raise Damaged(f"segment {segment:x} is not in the index")
+        try:
+            fd = self._open_fd(segment, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise Damaged(f"segment {segment:x} has no file") from error
+        found = Segment(segment, fd, size=row.size, written=None, is_home=False)
+        self._sealed[segment] = found
+        if len(self._sealed) > self._cached_max:
+            self._sealed.popitem(last=False)
+        return found
+
+    def find(self, txn: Txn, segment: SegmentId) -> Segment | None:
+        """Return a segment for reading, or None when it is gone."""
+        try:
+            return self.get(txn, segment)
+        except Damaged:
+            return None
+
+    def write(self, txn: Txn, segment: Segment, offset: int, data: memoryview) -> None:
+        """Write `data`, at bytes never written before, and note the segment in the index.
+
+        Raises NoSpace or QuotaExceeded; what was written until then stays unreferenced.
+        """
+        assert segment.written is not None, "a sealed segment is never written"
+        assert segment.is_free(offset, offset + len(data)), "a byte is written at most once"
+        segment.written.add(offset, offset + len(data))
+        self._dirty[segment.id] = segment
+        _write_all(segment.fd, offset, data)
+        txn.counters.next_segment = max(txn.counters.next_segment, segment.id + 1)
+        stop = segment.written.stop
+        self.put_row(txn, segment.id, SegmentRow(OPEN, stop, _allocated(segment.fd)))
+
+    def sync(self) -> None:
+        """Make all bytes written until now durable. May run in a worker thread."""
+        dirty, self._dirty = self._dirty, {}
+        try:
+            while dirty:
+                segment = next(iter(dirty.values()))
+                os.fdatasync(segment.fd)
+                del dirty[segment.id]
+        except OSError:
+            self._dirty |= dirty
+            raise
+
+    def repair(self, segment: Segment, offset: int, data: bytes) -> None:
+        """Put `data` back where bytes rotted."""
+        fd = self._open_fd(segment.id, os.O_RDWR)
+        try:
+            _write_all(fd, offset, memoryview(data))
+        finally:
+            os.close(fd)
+
+    def seal(self, txn: Txn, segment: Segment) -> None:
+        """Take no more writes to `segment`."""
+        assert segment.written is not None, "sealed once"
+        stop = segment.written.stop
+        if _allocated(segment.fd) > stop + _PREALLOCATED_BYTES:
+            # XFS keeps speculative preallocation until a truncation.
+            os.ftruncate(segment.fd, stop + 1)
+            os.ftruncate(segment.fd, stop)
+        self.put_row(txn, segment.id, SegmentRow(SEALED, stop, _allocated(segment.fd)))
+        del self._open[segment.id]
+
+    def punch(self, txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
+        """Give the disk space of `start..stop` back; later reads see zeros there."""
+        row = get_row(txn, segment)
+        if row is None:
+            return
+        fd = self._open_fd(segment, os.O_RDWR)
+        try:
+            if start < stop:
+                _punch(fd, start, stop - start)
+            self.put_row(txn, segment, row._replace(allocated=_allocated(fd)))
+        finally:
+            os.close(fd)
+
+    def forget(self, txn: Txn, segment: SegmentId) -> Path:
+        """Take a sealed segment out of the index; return the file the caller removes."""
+        assert segment not in self._open, "an open segment has a writer"
+        self._sealed.pop(segment, None)
+        self._dirty.pop(segment, None)
+        row = get_row(txn, segment)
+        if row is not None:
+            txn.counters.allocated_bytes -= row.allocated
+            txn.delete("segments", U64.pack(segment))
+        return self.path(segment)
+
+    def put_row(self, txn: Txn, segment: SegmentId, row: SegmentRow) -> None:
+        """Set a segment's row and keep the allocated total right."""
+        old = get_row(txn, segment)
+        txn.counters.allocated_bytes += row.allocated - (old.allocated if old else 0)
+        txn.put("segments", U64.pack(segment), SEGMENT.pack(*row))
+
+    def is_open(self, segment: SegmentId) -> bool:
+        """Tell whether the segment still takes writes."""
+        return segment in self._open
+
+    def opened(self, segment: SegmentId) -> Segment | None:
+        """Return the segment if it still takes writes."""
+        return self._open.get(segment)
+
+    def pin(self, segment: SegmentId) -> None:
+        """Keep a segment from being punched while a worker thread reads it."""
+        self._pins[segment] = self._pins.get(segment, 0) + 1
+
+    def unpin(self, segment: SegmentId) -> None:
+        """Undo one `pin`."""
+        left = self._pins[segment] - 1
+        if left:
+            self._pins[segment] = left
+        else:
+            del self._pins[segment]
+
+    def is_pinned(self, segment: SegmentId) -> bool:
+        """Tell whether a worker thread reads the segment."""
+        return segment in self._pins
+
+    def discard(self, segment: Segment) -> None:
+        """Drop an open segment that the index never learned of."""
+        del self._open[segment.id]
+        self._dirty.pop(segment.id, None)
+        self.path(segment.id).unlink(missing_ok=True)
+
+    def _open_fd(self, segment: SegmentId, flags: int) -> int:
+        path = self.path(segment)
+        try:
+            return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE} and self._sealed:
+                self._sealed.clear()
+                return os.open(path, flags | os.O_CLOEXEC, 0o600)
+            if error.errno in _FULL:
+                raise _FULL[error.errno](f"segment: {error.strerror}") from error
+            raise
+
+
+def get_row(txn: Txn, segment: SegmentId) -> SegmentRow | None:
+    """Return what the index knows of a segment."""
+    raw = txn.get("segments", U64.pack(segment))
+    if raw is None:
+        return None
+    if len(raw) != SEGMENT.size:
+        raise Corrupt(f"segment: {len(raw)} bytes, want {SEGMENT.size}")
+    return SegmentRow(*SEGMENT.unpack(raw))
+
+
+_FULL: Final = {errno.ENOSPC: NoSpace, errno.EDQUOT: QuotaExceeded}
+
+
+def _write_all(fd: int, offset: int, data: memoryview) -> None:
+    done = 0
+    try:
+        while done < len(data):
+            done += os.pwrite(fd, data[done:], offset + done)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _FULL[error.errno](f"segment: {error.strerror}") from error
+        raise
+
+
+def _allocated(fd: int) -> int:
+    return os.fstat(fd).st_blocks * _BLOCK_BYTES
+
+
+def _punch(fd: int, offset: int, length: int) -> None:
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    result = _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
+    if result:
+        code = ctypes.get_errno()
+        if code != errno.EOPNOTSUPP:
+            raise OSError(code, os.strerror(code))

@@ -1,0 +1,97 @@
+"""How many extents use which bytes of a segment: an interval map, as XFS's refcount btree.
+
+Bytes whose count reaches zero are forgotten by the chunk index at once and noted in `frees`; the
+reclaimer punches them later, and only if nobody uses them again by then.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dedupfs.core.errors import Corrupt
+from dedupfs.core.format import SHARE, U64, pair_key, unpack_pair
+from dedupfs.core.intervals import Counted, add_count, drop_count
+from dedupfs.core.types import SegmentId
+from dedupfs.store import chunks
+
+if TYPE_CHECKING:
+    from dedupfs.store.index import Txn
+
+
+def rows(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[Counted]:
+    """Return the counted ranges that overlap or touch `start..stop`, in order."""
+    found: list[Counted] = []
+    before = txn.floor("shares", pair_key(segment, start))
+    if before is not None:
+        row = _unpack(segment, *before)
+        if row is not None and row.stop >= start:
+            found.append(row)
+    first = pair_key(segment, found[0].start + 1 if found else start)
+    for key, value in txn.scan("shares", first, pair_key(segment, stop + 1)):
+        row = _unpack(segment, key, value)
+        if row is not None:
+            found.append(row)
+    return found
+
+
+def add(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
+    """Count one more user of `start..stop`."""
+    old = rows(txn, segment, start, stop)
+    new = add_count(old, start, stop)
+    txn.counters.live_bytes += _total(new) - _total(old)
+    _replace(txn, segment, old, new)
+
+
+def drop(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
+    """Count one user of `start..stop` less; what nobody uses any more is freed."""
+    old = rows(txn, segment, start, stop)
+    try:
+        new, freed = drop_count(old, start, stop)
+    except ValueError as error:
+        raise Corrupt(f"share counts of segment {segment}: {error}") from error
+    _replace(txn, segment, old, new)
+    for freed_start, freed_stop in freed:
+        txn.counters.live_bytes -= freed_stop - freed_start
+        chunks.forget(txn, segment, freed_start, freed_stop)
+        note_free(txn, segment, freed_start, freed_stop)
+
+
+def note_free(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
+    """Note `start..stop` for the reclaimer, which looks again whether it is unused."""
+    key = pair_key(segment, start)
+    old = txn.get("frees", key)
+    length = stop - start
+    if old is not None:
+        (old_length,) = U64.unpack(old)
+        if old_length >= length:
+            return
+        txn.counters.pending_free_bytes -= old_length
+    txn.put("frees", key, U64.pack(length))
+    txn.counters.pending_free_bytes += length
+
+
+def _unpack(segment: SegmentId, key: bytes, value: bytes) -> Counted | None:
+    owner, start = unpack_pair(key)
+    if owner != segment:
+        return None
+    if len(value) != SHARE.size:
+        raise Corrupt(f"share: {len(value)} bytes, want {SHARE.size}")
+    length, count = SHARE.unpack(value)
+    return Counted(start, start + length, count)
+
+
+def _total(found: list[Counted]) -> int:
+    return sum(row.stop - row.start for row in found)
+
+
+def _replace(txn: Txn, segment: SegmentId, old: list[Counted], new: list[Counted]) -> None:
+    kept = set(new)
+    starts = {row.start for row in new}
+    for row in old:
+        if row.start not in starts:
+            txn.delete("shares", pair_key(segment, row.start))
+    before = set(old)
+    for row in kept - before:
+        txn.put(
+            "shares", pair_key(segment, row.start), SHARE.pack(row.stop - row.start, row.count)
+        )

@@ -1,0 +1,162 @@
+"""The store as one object: what the file system layer opens, writes through, reads and closes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from dedupfs.core.errors import NotAStore, StoreError, StoreTooNew
+from dedupfs.core.format import FORMAT_VERSION, MARKER_PREFIX, STORE_FILES
+from dedupfs.core.intervals import tally
+from dedupfs.core.types import FILE_MAX_BYTES
+from dedupfs.store import extents, freeing, reading, recovery, shares
+from dedupfs.store.index import Index
+from dedupfs.store.ingest import Shelf, Writer
+from dedupfs.store.lock import StoreLock
+from dedupfs.store.segments import Segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from dedupfs.core.types import Ino, SegmentId
+    from dedupfs.store.index import Txn
+    from dedupfs.store.reading import ReadPlan
+
+
+class Usage(NamedTuple):
+    """What a file takes; bytes."""
+
+    logical: int  # mapped: the size without holes
+    physical_share: int  # each segment byte divided by its number of users
+    exclusive: int  # freed if the file were removed
+    extents: int
+
+
+class Store:
+    """An open, locked store."""
+
+    def __init__(self, path: Path, index: Index, segments: Segments, lock: StoreLock) -> None:
+        """Use `Store.open`."""
+        self.path = path
+        self.index = index
+        self._segments = segments
+        self._shelf = Shelf(index, segments)
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, *, holder: str = "") -> Self:
+        """Open the store at `path`, making it if there is none; `holder` is named to others.
+
+        Raises StoreInUse, StoreTooNew, NotAStore, Corrupt, or StoreError when it is not writable.
+        """
+        try:
+            prepare(path)
+            lock = StoreLock(path, holder)
+        except OSError as error:
+            raise StoreError(f"store {path}: {error.strerror}") from error
+        try:
+            index = Index(path / STORE_FILES["index"])
+            try:
+                folder = path / STORE_FILES["segments"]
+                segments = Segments(folder, index.counters.next_segment)
+                recovery.recover(index, segments, folder)
+            except BaseException:
+                index.close()
+                raise
+        except OSError as error:
+            lock.release()
+            raise StoreError(f"store {path}: {error.strerror}") from error
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, index, segments, lock)
+
+    def writer(self, ino: Ino, on_ingest: Callable[[Txn, int], None]) -> Writer:
+        """Return a writer for `ino`; there must be one at most for each inode."""
+        return Writer(self._shelf, ino, on_ingest)
+
+    def truncate(self, txn: Txn, ino: Ino, size: int) -> int:
+        """Cut the extents of `ino` behind `size`; return the change of mapped bytes."""
+        return extents.clear(txn, ino, size, FILE_MAX_BYTES)
+
+    def drop(self, txn: Txn, ino: Ino) -> None:
+        """Remove all extents of an inode."""
+        extents.clear(txn, ino, 0, FILE_MAX_BYTES)
+
+    def read(self, ino: Ino, offset: int, size: int) -> ReadPlan:
+        """Return how to read `size` bytes, none of them behind the file's end."""
+        with self.index.read() as txn:
+            return reading.plan(txn, self._segments, ino, offset, size)
+
+    def usage(self, ino: Ino) -> Usage:
+        """Return what the file takes, from its committed extents."""
+        ranges: dict[SegmentId, list[tuple[int, int]]] = {}
+        logical = count = 0
+        share, exclusive = 0.0, 0
+        with self.index.read() as txn:
+            for extent in extents.overlapping(txn, ino, 0, FILE_MAX_BYTES):
+                start = extent.segment_offset
+                ranges.setdefault(extent.segment, []).append((start, start + extent.length))
+                logical += extent.length
+                count += 1
+            for segment, used in ranges.items():
+                for own in tally(used):
+                    for row in shares.rows(txn, segment, own.start, own.stop):
+                        length = min(row.stop, own.stop) - max(row.start, own.start)
+                        share += max(0, length) * own.count / row.count
+                        exclusive += max(0, length) if own.count == row.count else 0
+        return Usage(logical, round(share), exclusive, count)
+
+    def statvfs(self) -> os.statvfs_result:
+        """Return the state of the file system the store lies on."""
+        return os.statvfs(self.path)
+
+    def reclaim(self) -> tuple[list[Path], bool]:
+        """Free some of what is unused; return files for `remove_files`, and whether to go on."""
+        return freeing.reclaim(self.index, self._segments)
+
+    def sync(self) -> None:
+        """Make everything committed durable. May run in a worker thread."""
+        self._segments.sync()
+        self.index.sync()
+
+    def close(self) -> None:
+        """Seal, reclaim, sync, unlock. All writers must be closed."""
+        self._shelf.close()
+        more = True
+        while more:
+            doomed, more = self.reclaim()
+            remove_files(doomed)
+        self.sync()
+        self.index.close()
+        self._lock.release()
+
+
+def remove_files(paths: list[Path]) -> None:
+    """Remove segment files that `reclaim` returned. May run in a worker thread."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def prepare(path: Path) -> None:
+    """Make the folder of a store, or check that what is there is one this version reads."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    marker = path / STORE_FILES["marker"]
+    if not marker.exists():
+        foreign = [entry for entry in path.iterdir() if entry.name not in STORE_FILES.values()]
+        if foreign:
+            raise NotAStore(
+                f"{path} is not a dedupfs store and not empty: give an empty or new folder"
+            )
+        marker.write_text(f"{MARKER_PREFIX}{FORMAT_VERSION}\n")
+        return
+    text = marker.read_text(errors="replace")
+    number = text.removeprefix(MARKER_PREFIX).strip()
+    if not text.startswith(MARKER_PREFIX) or not number.isdigit():
+        raise NotAStore(f"{marker} does not say what store this is: {text[:60]!r}")
+    if int(number) > FORMAT_VERSION:
+        raise StoreTooNew(
+            f"store {path} has format {number}, this dedupfs reads up to {FORMAT_VERSION}: "
+            "use a newer dedupfs"
+        )
