@@ -19,9 +19,7 @@ CHUNK_MIN_BYTES: Final = 16 * 1024
 CHUNK_AVERAGE_BYTES: Final = 64 * 1024
 CHUNK_MAX_BYTES: Final = 256 * 1024
 
-_cutter = FastCDC(
-    avg_size=CHUNK_AVERAGE_BYTES, min_size=CHUNK_MIN_BYTES, max_size=CHUNK_MAX_BYTES
-)
+_cutter = FastCDC(avg_size=CHUNK_AVERAGE_BYTES, min_size=CHUNK_MIN_BYTES, max_size=CHUNK_MAX_BYTES)
 
 
 def cut(data: bytes | memoryview) -> Iterator[int]:

@@ -96,7 +96,9 @@ class Inode:
         """Return the inode in `raw`; raise Corrupt when it is too short."""
         if len(raw) < INODE.size:
             raise Corrupt(f"inode: {len(raw)} bytes, want at least {INODE.size}")
-        return cls(*INODE.unpack_from(raw), raw[INODE.size :])
+        inode = cls(*INODE.unpack_from(raw))
+        inode.target = raw[INODE.size :]
+        return inode
 
 
 @dataclass(slots=True)

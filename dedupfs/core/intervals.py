@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class Counted(NamedTuple):
-    """`start..stop` is used `count` times (`count > 0`)."""
+    """`start..stop` has `users` users, at least one."""
 
     start: int
     stop: int
-    count: int
+    users: int
 
 
 class IntervalSet:
@@ -111,7 +111,7 @@ def add_count(rows: list[Counted], start: int, stop: int) -> list[Counted]:
             continue
         if at < row.start:
             out.append(Counted(at, row.start, 1))
-        out.append(Counted(row.start, row.stop, row.count + 1))
+        out.append(Counted(row.start, row.stop, row.users + 1))
         at = row.stop
     if at < stop:
         out.append(Counted(at, stop, 1))
@@ -133,8 +133,8 @@ def drop_count(
             out.append(row)
             continue
         covered += row.stop - row.start
-        if row.count > 1:
-            out.append(Counted(row.start, row.stop, row.count - 1))
+        if row.users > 1:
+            out.append(Counted(row.start, row.stop, row.users - 1))
         elif freed and freed[-1][1] == row.start:
             freed[-1] = (freed[-1][0], row.stop)
         else:
@@ -151,9 +151,9 @@ def _split(rows: list[Counted], start: int, stop: int) -> list[Counted]:
         at = row.start
         for edge in (start, stop):
             if at < edge < row.stop:
-                out.append(Counted(at, edge, row.count))
+                out.append(Counted(at, edge, row.users))
                 at = edge
-        out.append(Counted(at, row.stop, row.count))
+        out.append(Counted(at, row.stop, row.users))
     return out
 
 
@@ -161,8 +161,8 @@ def _merge(rows: list[Counted]) -> list[Counted]:
     """Join touching rows of the same count."""
     out: list[Counted] = []
     for row in rows:
-        if out and out[-1].stop == row.start and out[-1].count == row.count:
-            out[-1] = Counted(out[-1].start, row.stop, row.count)
+        if out and out[-1].stop == row.start and out[-1].users == row.users:
+            out[-1] = Counted(out[-1].start, row.stop, row.users)
         else:
             out.append(row)
     return out

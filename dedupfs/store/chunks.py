@@ -40,21 +40,27 @@ def register(txn: Txn, fingerprint: bytes, chunk: Chunk) -> None:
 
 def forget(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
     """Remove every chunk that has bytes in `start..stop` from the index."""
-    doomed: list[tuple[bytes, bytes]] = []
+    for chunk, fingerprint in overlapping(txn, segment, start, stop):
+        txn.delete("chunk_at", pair_key(segment, chunk.offset))
+        txn.delete("chunks", fingerprint)
+
+
+def overlapping(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[tuple[Chunk, bytes]]:
+    """Return the chunks that have bytes in `start..stop`, with their fingerprints, in order."""
+    found: list[tuple[Chunk, bytes]] = []
     before = txn.floor("chunk_at", pair_key(segment, start))
-    if before is not None:
-        owner, offset = unpack_pair(before[0])
-        if owner == segment and offset + _length(before[1]) > start:
-            doomed.append(before)
-    first = pair_key(segment, start + 1)
-    doomed.extend(txn.scan("chunk_at", first, pair_key(segment, stop)))
-    for key, value in doomed:
-        txn.delete("chunk_at", key)
-        txn.delete("chunks", value[U32.size :])
+    if before is not None and unpack_pair(before[0])[0] == segment:
+        chunk, name = _unpack(*before)
+        if chunk.offset + chunk.length > start:
+            found.append((chunk, name))
+    rows = txn.scan("chunk_at", pair_key(segment, start + 1), pair_key(segment, stop))
+    found.extend(_unpack(key, value) for key, value in rows)
+    return found
 
 
-def _length(value: bytes) -> int:
+def _unpack(key: bytes, value: bytes) -> tuple[Chunk, bytes]:
     if len(value) != U32.size + FINGERPRINT_BYTES:
         raise Corrupt(f"chunk place: {len(value)} bytes, want {U32.size + FINGERPRINT_BYTES}")
+    segment, offset = unpack_pair(key)
     (length,) = U32.unpack_from(value)
-    return int(length)
+    return Chunk(SegmentId(segment), offset, length), value[U32.size :]

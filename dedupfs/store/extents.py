@@ -71,5 +71,3 @@ def _put(txn: Txn, ino: Ino, extent: Extent) -> None:
         pair_key(ino, extent.offset),
         EXTENT.pack(extent.segment, extent.segment_offset, extent.length),
     )
-
-

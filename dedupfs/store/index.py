@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import lmdb
 
@@ -42,7 +42,7 @@ class Txn:
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value under `key`, or None."""
-        return self._txn.get(key, db=self._tables[table])
+        return cast("bytes | None", self._txn.get(key, db=self._tables[table]))
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
         """Set the value under `key`."""
@@ -56,7 +56,9 @@ class Txn:
         """Remove `key`; return whether it was there."""
         return bool(self._txn.delete(key, db=self._tables[table]))
 
-    def scan(self, table: str, start: bytes, stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+    def scan(
+        self, table: str, start: bytes, stop: bytes | None = None
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Yield rows with `start <= key < stop` in key order.
 
         The table must not change while the iterator is in use: take a list first.
@@ -64,7 +66,8 @@ class Txn:
         with self._txn.cursor(db=self._tables[table]) as cursor:
             if not cursor.set_range(start):
                 return
-            for key, value in cursor.iternext(keys=True, values=True):
+            rows = cast("Iterator[tuple[bytes, bytes]]", cursor.iternext(keys=True, values=True))
+            for key, value in rows:
                 if stop is not None and key >= stop:
                     return
                 yield key, value
@@ -72,13 +75,9 @@ class Txn:
     def floor(self, table: str, key: bytes) -> tuple[bytes, bytes] | None:
         """Return the row with the greatest key `<= key`, or None."""
         with self._txn.cursor(db=self._tables[table]) as cursor:
-            if cursor.set_range(key):
-                if cursor.key() == key:
-                    return cursor.item()
-                found = cursor.prev()
-            else:
-                found = cursor.last()
-            return cursor.item() if found else None
+            at_or_after = cursor.set_range(key)
+            found = (cursor.key() == key or cursor.prev()) if at_or_after else cursor.last()
+            return cast("tuple[bytes, bytes]", cursor.item()) if found else None
 
     def rows(self, table: str) -> int:
         """Return how many rows the table has."""
@@ -129,13 +128,13 @@ class Index:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Txn]:
-        """A snapshot of the last commit."""
+        """Open a snapshot of the last commit."""
         with self._env.begin(buffers=False) as txn:
             yield Txn(txn, self._tables, self.counters)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Txn]:
-        """A write transaction: committed at the end of the block, undone by an exception.
+        """Open a write transaction: committed at the end of the block, undone by an exception.
 
         Raises NoSpace when the index cannot grow.
         """
@@ -195,7 +194,9 @@ def _open_environment(path: Path) -> lmdb.Environment:
             )
         except lmdb.MemoryError:
             if map_bytes <= _MAP_MIN_BYTES:
-                raise StoreError(f"index {path}: not enough address space (see ulimit -v)") from None
+                raise StoreError(
+                    f"index {path}: not enough address space (see ulimit -v)"
+                ) from None
             map_bytes //= 2
         except lmdb.Error as error:
             raise Corrupt(f"index {path}: {error}") from error

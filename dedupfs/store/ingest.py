@@ -258,16 +258,42 @@ class _Ingest:
                 return start
             self._map_followed(segment.id, start, start + prefix, offset)
             return start + prefix
+        if self._heal_around(segment, offset - start, [run for run in runs if not run[2]], start):
+            return self._compare(segment, offset, start, stop)
         follow = self._writer.follow
         for run_start, run_stop, same in runs:
             if same:
-                self._map_followed(segment.id, start + run_start, start + run_stop, offset + run_start)
+                self._map_followed(
+                    segment.id, start + run_start, start + run_stop, offset + run_start
+                )
             else:
                 at = start + run_start
                 while at < start + run_stop:
                     at = self._search(at, start + run_stop, final=True)
         self._writer.follow = follow
         return stop
+
+    def _heal_around(
+        self, segment: Segment, shift: int, unequal: list[tuple[int, int, bool]], start: int
+    ) -> bool:
+        """Repair chunks that differ from ours because they rotted; return whether any was.
+
+        Such a chunk gets its fingerprint back when our bytes are laid over it.
+        """
+        healed = 0
+        for run_start, run_stop, _same in unequal:
+            first, last = start + run_start + shift, start + run_stop + shift
+            for chunk, name in chunks.overlapping(self._txn, segment.id, first, last):
+                stored = segment.read(chunk.offset, chunk.length)
+                low = max(0, chunk.offset - shift)
+                ours = self._data[low : chunk.offset + chunk.length - shift]
+                at = low + shift - chunk.offset
+                mended = stored[:at] + ours + stored[at + len(ours) :]
+                if mended != stored and fingerprint(mended) == name:
+                    self._segments.repair(segment, chunk.offset, mended)
+                    healed += 1
+        self._txn.counters.healed_chunks += healed
+        return healed > 0
 
     def _map_followed(self, segment: SegmentId, start: int, stop: int, offset: int) -> None:
         self._map(segment, start, stop, offset)

@@ -20,7 +20,9 @@ class StoreLock:
 
     def __init__(self, store: Path, holder: str) -> None:
         """Take the lock for `holder`, a mount point or a command; raise StoreInUse."""
-        self._fd = os.open(store / STORE_FILES["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            store / STORE_FILES["lock"], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

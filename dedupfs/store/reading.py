@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from dedupfs.store import extents
 
@@ -71,7 +71,7 @@ class ReadPlan:
             segment.read_into(offset, view[start:stop])
         return buffer
 
-    def __enter__(self) -> ReadPlan:
+    def __enter__(self) -> Self:
         """Keep what is to be read from being punched."""
         for piece in self._pieces:
             self._segments.pin(piece.segment.id)

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 from dedupfs.core.errors import Corrupt
 from dedupfs.core.format import SHARE, U64, pair_key, unpack_pair
 from dedupfs.core.intervals import Counted, add_count, drop_count
-from dedupfs.core.types import SegmentId
 from dedupfs.store import chunks
 
 if TYPE_CHECKING:
+    from dedupfs.core.types import SegmentId
     from dedupfs.store.index import Txn
 
 
 def rows(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[Counted]:
     """Return the counted ranges that overlap or touch `start..stop`, in order."""
     found: list[Counted] = []
-    before = txn.floor("shares", pair_key(segment, start))
+    before = txn.floor("shares", pair_key(segment, max(start - 1, 0)))
     if before is not None:
         row = _unpack(segment, *before)
         if row is not None and row.stop >= start:
             found.append(row)
-    first = pair_key(segment, found[0].start + 1 if found else start)
+    first = pair_key(segment, max(found[0].start + 1, start) if found else start)
     for key, value in txn.scan("shares", first, pair_key(segment, stop + 1)):
         row = _unpack(segment, key, value)
         if row is not None:
@@ -92,6 +92,4 @@ def _replace(txn: Txn, segment: SegmentId, old: list[Counted], new: list[Counted
             txn.delete("shares", pair_key(segment, row.start))
     before = set(old)
     for row in kept - before:
-        txn.put(
-            "shares", pair_key(segment, row.start), SHARE.pack(row.stop - row.start, row.count)
-        )
+        txn.put("shares", pair_key(segment, row.start), SHARE.pack(row.stop - row.start, row.users))

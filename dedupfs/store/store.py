@@ -104,8 +104,8 @@ class Store:
                 for own in tally(used):
                     for row in shares.rows(txn, segment, own.start, own.stop):
                         length = min(row.stop, own.stop) - max(row.start, own.start)
-                        share += max(0, length) * own.count / row.count
-                        exclusive += max(0, length) if own.count == row.count else 0
+                        share += max(0, length) * own.users / row.users
+                        exclusive += max(0, length) if own.users == row.users else 0
         return Usage(logical, round(share), exclusive, count)
 
     def statvfs(self) -> os.statvfs_result:
