@@ -20,7 +20,8 @@ FORMAT_VERSION: Final = 1
 
 # table       | key                         | value
 # ------------|-----------------------------|----------------------------------------------------
-# meta        | ascii name                  | "format": u32 version; "counters": COUNTERS
+# meta        | ascii name                  | "format": u32; "counters": COUNTERS; "epoch": u64;
+#             |                             | "clean": u32, 1 when closed in order
 # inodes      | ino u64                     | INODE, then a symlink's target
 # dirents     | parent ino u64, name        | DIRENT: ino u64, cookie u64
 # cookies     | parent ino u64, cookie u64  | ino u64, then the name
@@ -47,12 +48,33 @@ SHARE: Final = struct.Struct(">QI")
 CHUNK: Final = struct.Struct(">QQI")
 FINGERPRINT_BYTES: Final = 16
 
+# The journal, `journal-EPOCH` beside LMDB's files, holds what LMDB does not have yet.
+# at             | what
+# ---------------|--------------------------------------------------------------------------------
+# 0              | JOURNAL_HEAD: magic 8, epoch u64, boot id 16, mount id u64; then u64 checksum
+# 1024, 2048     | JOURNAL_MARK: sequence u64, position u64; then u64 checksum: the valid one of
+#                | the higher sequence says up to where the journal and all data are durable
+# 4096           | records: RECORD_HEAD: length u32, u64 checksum seeded with the position; changes
+#                | change: CHANGE: table u8, key length u16, value length u32; the key, the value
+JOURNAL_MAGIC: Final = b"dedupfsJ"
+JOURNAL_HEAD: Final = struct.Struct(">8sQ16sQ")
+JOURNAL_MARK: Final = struct.Struct(">QQ")
+JOURNAL_MARK_AT: Final = (1024, 2048)
+JOURNAL_RECORDS_AT: Final = 4096
+RECORD_HEAD: Final = struct.Struct(">IQ")
+CHANGE: Final = struct.Struct(">BHI")
+CHANGE_DELETED: Final = 0xFFFFFFFF  # in place of the value's length
+
 assert PAIR.size == 16, "two u64"
 assert INODE.size == 72, "the fields of Inode below"
 assert EXTENT.size == 24, "the table above says 24"
 assert SEGMENT.size == 17, "the table above says 17"
 assert SHARE.size == 12, "the table above says 12"
 assert CHUNK.size == 20, "the table above says 20"
+assert JOURNAL_HEAD.size == 40, "the table above says 40"
+assert JOURNAL_MARK.size == 16, "the table above says 16"
+assert RECORD_HEAD.size == 12, "the table above says 12"
+assert CHANGE.size == 7, "the table above says 7"
 
 STORE_FILES: Final[Mapping[str, str]] = {
     "marker": "FORMAT",  # "dedupfs store, format N\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from dedupfs.core.format import U64, pair_key, unpack_pair
-from dedupfs.core.intervals import gaps
+from dedupfs.core.intervals import IntervalSet, gaps
 from dedupfs.core.types import PAGE_BYTES, SegmentId
 from dedupfs.store import shares
 from dedupfs.store.segments import get_row
@@ -17,6 +17,7 @@ from dedupfs.store.segments import get_row
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dedupfs.store.checkpoint import Checkpoints
     from dedupfs.store.index import Index, Txn
     from dedupfs.store.segments import Segment, Segments
 
@@ -37,62 +38,87 @@ def seal(txn: Txn, segments: Segments, segment: Segment) -> None:
             shares.note_free(txn, segment.id, gap_start, gap_stop)
 
 
-def reclaim(index: Index, segments: Segments, limit: int = RECLAIM_ROWS) -> tuple[list[Path], bool]:
-    """Punch up to `limit` freed ranges that are still unused.
+def reclaim(
+    index: Index, segments: Segments, checkpoints: Checkpoints, limit: int = RECLAIM_ROWS
+) -> tuple[list[Path], bool]:
+    """Punch up to `limit` ranges that were freed before the last checkpoint and are still unused.
 
     Returns the files of segments without a user left, which the caller removes (they are out of
     the index already), and whether there is more to do at once.
     """
-    doomed: list[Path] = []
     if not index.counters.pending_free_bytes:
-        return doomed, False
+        return [], False
+    doomed: list[Path] = []
     done = 0
     with index.write() as txn:
-        rows: list[tuple[bytes, bytes]] = []
-        for row in txn.scan("frees", b""):
-            rows.append(row)
-            if len(rows) == limit:
-                break
-        for key, value in rows:
+        for key, value in _marked_rows(txn, checkpoints, limit):
             segment, start = unpack_pair(key)
             stop = start + U64.unpack(value)[0]
-            path = _free(txn, segments, SegmentId(segment), start, stop)
-            if path is None:
+            freeing = _Freeing(txn, segments, checkpoints, SegmentId(segment))
+            paths = freeing.free(start, stop)
+            if paths is None:
                 continue
             done += 1
-            doomed.extend(path)
+            doomed += paths
             txn.delete("frees", key)
             txn.counters.pending_free_bytes -= stop - start
-    return doomed, done > 0 and len(rows) == limit
+    return doomed, done == limit
 
 
-def _free(
-    txn: Txn, segments: Segments, segment: SegmentId, start: int, stop: int
-) -> list[Path] | None:
-    """Punch what is unused of a range; None when it has to wait, else the files to remove."""
-    if segments.is_pinned(segment):
-        return None
-    if get_row(txn, segment) is None:
+def _marked_rows(txn: Txn, checkpoints: Checkpoints, limit: int) -> list[tuple[bytes, bytes]]:
+    rows: list[tuple[bytes, bytes]] = []
+    for key, value in txn.scan("frees", b""):
+        segment, start = unpack_pair(key)
+        if start not in checkpoints.unmarked_starts(segment):
+            rows.append((key, value))
+            if len(rows) == limit:
+                break
+    return rows
+
+
+class _Freeing:
+    """Frees ranges of one segment."""
+
+    def __init__(
+        self, txn: Txn, segments: Segments, checkpoints: Checkpoints, segment: SegmentId
+    ) -> None:
+        self._txn = txn
+        self._segments = segments
+        self._segment = segment
+        self._unmarked = checkpoints.unmarked_starts(segment)
+
+    def free(self, start: int, stop: int) -> list[Path] | None:
+        """Punch what is unused of a range; None when it has to wait, else the files to remove."""
+        if self._segments.is_pinned(self._segment):
+            return None
+        if get_row(self._txn, self._segment) is None:
+            return []
+        is_open = self._segments.opened(self._segment) is not None
+        if not is_open and not self._unmarked and self._is_unused():
+            return [self._segments.forget(self._txn, self._segment)]
+        # A page goes when all users of its bytes are gone, whoever was last.
+        low, high = start - start % PAGE_BYTES, stop + -stop % PAGE_BYTES
+        for gap_start, gap_stop in gaps(self._used(low, high), low, high):
+            first, last = gap_start + -gap_start % PAGE_BYTES, gap_stop - gap_stop % PAGE_BYTES
+            if first < last and not self._is_unwritten(first, last):
+                self._segments.punch(self._txn, self._segment, first, last)
         return []
-    if not segments.is_open(segment) and _is_unused(txn, segment):
-        return [segments.forget(txn, segment)]
-    # A page goes when all users of its bytes are gone, whoever was last.
-    low, high = start - start % PAGE_BYTES, stop + -stop % PAGE_BYTES
-    used = [(row.start, row.stop) for row in shares.rows(txn, segment, low, high)]
-    for gap_start, gap_stop in gaps(used, low, high):
-        first, last = gap_start + -gap_start % PAGE_BYTES, gap_stop - gap_stop % PAGE_BYTES
-        if first < last and not _is_unwritten(segments, segment, first, last):
-            segments.punch(txn, segment, first, last)
-    return []
 
+    def _is_unused(self) -> bool:
+        first, last = pair_key(self._segment, 0), pair_key(self._segment + 1, 0)
+        return next(self._txn.scan("shares", first, last), None) is None
 
-def _is_unused(txn: Txn, segment: SegmentId) -> bool:
-    for _row in txn.scan("shares", pair_key(segment, 0), pair_key(segment + 1, 0)):
-        return False
-    return True
+    def _used(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Return what files use of the range, now or after a power cut."""
+        rows = shares.rows(self._txn, self._segment, start, stop)
+        used = IntervalSet((row.start, row.stop) for row in rows)
+        for at in self._unmarked:
+            raw = self._txn.get("frees", pair_key(self._segment, at))
+            if raw is not None:
+                used.add(at, at + U64.unpack(raw)[0])
+        return [(low, high) for low, high in used if low < stop and high > start]
 
-
-def _is_unwritten(segments: Segments, segment: SegmentId, start: int, stop: int) -> bool:
-    """Tell whether an open segment may yet be written within the range's pages."""
-    found = segments.opened(segment)
-    return found is not None and found.is_free(start, stop)
+    def _is_unwritten(self, start: int, stop: int) -> bool:
+        """Tell whether the segment is open and may yet be written there."""
+        found = self._segments.opened(self._segment)
+        return found is not None and found.is_free(start, stop)

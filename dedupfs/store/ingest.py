@@ -260,18 +260,22 @@ class _Ingest:
             return start + prefix
         if self._heal_around(segment, offset - start, [run for run in runs if not run[2]], start):
             return self._compare(segment, offset, start, stop)
+        self._place_runs(segment.id, start, runs, offset)
+        return stop
+
+    def _place_runs(
+        self, segment: SegmentId, start: int, runs: list[tuple[int, int, bool]], offset: int
+    ) -> None:
+        """Map the equal runs to `segment`, look the others up; follow as before."""
         follow = self._writer.follow
         for run_start, run_stop, same in runs:
+            at, stop = start + run_start, start + run_stop
             if same:
-                self._map_followed(
-                    segment.id, start + run_start, start + run_stop, offset + run_start
-                )
-            else:
-                at = start + run_start
-                while at < start + run_stop:
-                    at = self._search(at, start + run_stop, final=True)
+                self._map_followed(segment, at, stop, offset + run_start)
+                continue
+            while at < stop:
+                at = self._search(at, stop, final=True)
         self._writer.follow = follow
-        return stop
 
     def _heal_around(
         self, segment: Segment, shift: int, unequal: list[tuple[int, int, bool]], start: int

@@ -145,11 +145,6 @@ def add_orphan(txn: Txn, ino: Ino) -> None:
     txn.put("orphans", ino_key(ino), b"")
 
 
-def remove_orphan(txn: Txn, ino: Ino) -> None:
-    """Unmark `ino`: it has a name again."""
-    txn.delete("orphans", ino_key(ino))
-
-
 def orphans(txn: Txn) -> list[Ino]:
     """Return all inodes that have no name."""
     return [Ino(U64.unpack(key)[0]) for key, _ in txn.scan("orphans", b"")]

@@ -12,12 +12,14 @@ import errno
 import os
 import resource
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
 from dedupfs.core.types import SegmentId
+from dedupfs.store.journal import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,6 +107,22 @@ class Segment:
         return bytes(buffer)
 
 
+@dataclass(slots=True)
+class Unsynced:
+    """Segments whose bytes or file names may not be durable."""
+
+    folder: Path
+    segments: dict[SegmentId, Segment]
+    has_new_names: bool = False
+
+    def sync(self) -> None:
+        """Make them durable. May run in a worker thread. Raises OSError."""
+        for segment in self.segments.values():
+            os.fdatasync(segment.fd)
+        if self.has_new_names:
+            sync_folder(self.folder)
+
+
 class Segments:
     """All segments of a store."""
 
@@ -116,7 +134,7 @@ class Segments:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
         self._pins: dict[SegmentId, int] = {}
-        self._dirty: dict[SegmentId, Segment] = {}  # written since the last `sync`
+        self._unsynced = Unsynced(folder, {})
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, segment: SegmentId) -> Path:
@@ -130,6 +148,7 @@ class Segments:
         self._next_id += 1
         made = Segment(segment, fd, size=0, written=IntervalSet(), is_home=is_home)
         self._open[segment] = made
+        self._unsynced.has_new_names = True
         return made
 
     def get(self, txn: Txn, segment: SegmentId) -> Segment:
@@ -167,29 +186,33 @@ class Segments:
         assert segment.written is not None, "a sealed segment is never written"
         assert segment.is_free(offset, offset + len(data)), "a byte is written at most once"
         segment.written.add(offset, offset + len(data))
-        self._dirty[segment.id] = segment
+        self._unsynced.segments[segment.id] = segment
         _write_all(segment.fd, offset, data)
         txn.counters.next_segment = max(txn.counters.next_segment, segment.id + 1)
         stop = segment.written.stop
         self.put_row(txn, segment.id, SegmentRow(OPEN, stop, _allocated(segment.fd)))
 
-    def sync(self) -> None:
-        """Make all bytes written until now durable. May run in a worker thread."""
-        dirty, self._dirty = self._dirty, {}
-        try:
-            while dirty:
-                segment = next(iter(dirty.values()))
-                os.fdatasync(segment.fd)
-                del dirty[segment.id]
-        except OSError:
-            self._dirty |= dirty
-            raise
+    @property
+    def is_unsynced(self) -> bool:
+        """Whether bytes or names of segments are not durable."""
+        return bool(self._unsynced.segments) or self._unsynced.has_new_names
+
+    def take_unsynced(self) -> Unsynced:
+        """Return what is not durable, for the caller to sync or `give_back`."""
+        taken, self._unsynced = self._unsynced, Unsynced(self._folder, {})
+        return taken
+
+    def give_back(self, unsynced: Unsynced) -> None:
+        """Note again what could not be synced."""
+        self._unsynced.segments |= unsynced.segments
+        self._unsynced.has_new_names |= unsynced.has_new_names
 
     def repair(self, segment: Segment, offset: int, data: bytes) -> None:
         """Put `data` back where bytes rotted."""
         fd = self._open_fd(segment.id, os.O_RDWR)
         try:
             _write_all(fd, offset, memoryview(data))
+            os.fdatasync(fd)
         finally:
             os.close(fd)
 
@@ -221,7 +244,7 @@ class Segments:
         """Take a sealed segment out of the index; return the file the caller removes."""
         assert segment not in self._open, "an open segment has a writer"
         self._sealed.pop(segment, None)
-        self._dirty.pop(segment, None)
+        self._unsynced.segments.pop(segment, None)
         row = get_row(txn, segment)
         if row is not None:
             txn.counters.allocated_bytes -= row.allocated
@@ -233,10 +256,6 @@ class Segments:
         old = get_row(txn, segment)
         txn.counters.allocated_bytes += row.allocated - (old.allocated if old else 0)
         txn.put("segments", U64.pack(segment), SEGMENT.pack(*row))
-
-    def is_open(self, segment: SegmentId) -> bool:
-        """Tell whether the segment still takes writes."""
-        return segment in self._open
 
     def opened(self, segment: SegmentId) -> Segment | None:
         """Return the segment if it still takes writes."""
@@ -261,7 +280,7 @@ class Segments:
     def discard(self, segment: Segment) -> None:
         """Drop an open segment that the index never learned of."""
         del self._open[segment.id]
-        self._dirty.pop(segment.id, None)
+        self._unsynced.segments.pop(segment.id, None)
         self.path(segment.id).unlink(missing_ok=True)
 
     def _open_fd(self, segment: SegmentId, flags: int) -> int:

@@ -58,6 +58,7 @@ def drop(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
 
 def note_free(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
     """Note `start..stop` for the reclaimer, which looks again whether it is unused."""
+    txn.unmarked_frees.setdefault(segment, set()).add(start)
     key = pair_key(segment, start)
     old = txn.get("frees", key)
     length = stop - start

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from dedupfs.core.errors import NotAStore, StoreError, StoreTooNew
+from dedupfs.core.errors import FsError, NotAStore, StoreError, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, MARKER_PREFIX, STORE_FILES
 from dedupfs.core.intervals import tally
 from dedupfs.core.types import FILE_MAX_BYTES
 from dedupfs.store import extents, freeing, reading, recovery, shares
+from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
 from dedupfs.store.ingest import Shelf, Writer
 from dedupfs.store.lock import StoreLock
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from dedupfs.core.types import Ino, SegmentId
     from dedupfs.store.index import Txn
     from dedupfs.store.reading import ReadPlan
+
+log = logging.getLogger(__name__)
 
 
 class Usage(NamedTuple):
@@ -42,6 +46,7 @@ class Store:
         self.index = index
         self._segments = segments
         self._shelf = Shelf(index, segments)
+        self._checkpoints = Checkpoints(index, segments)
         self._lock = lock
 
     @classmethod
@@ -114,23 +119,36 @@ class Store:
 
     def reclaim(self) -> tuple[list[Path], bool]:
         """Free some of what is unused; return files for `remove_files`, and whether to go on."""
-        return freeing.reclaim(self.index, self._segments)
+        return freeing.reclaim(self.index, self._segments, self._checkpoints)
 
-    def sync(self) -> None:
-        """Make everything committed durable. May run in a worker thread."""
-        self._segments.sync()
-        self.index.sync()
+    def begin_checkpoint(self) -> Checkpoint | None:
+        """Return a checkpoint of all acknowledged so far, or None when that is durable already.
+
+        Its `write` may run in a worker thread; then call `end_checkpoint`. One at a time.
+        """
+        return self._checkpoints.begin()
+
+    def end_checkpoint(self, checkpoint: Checkpoint, *, succeeded: bool) -> None:
+        """Take note of how a checkpoint ended; fold the journal into LMDB when it has grown."""
+        self._checkpoints.end(checkpoint, succeeded=succeeded)
+        if succeeded and self.index.wants_fold:
+            self._checkpoints.fold()
 
     def close(self) -> None:
-        """Seal, reclaim, sync, unlock. All writers must be closed."""
-        self._shelf.close()
-        more = True
-        while more:
-            doomed, more = self.reclaim()
-            remove_files(doomed)
-        self.sync()
-        self.index.close()
-        self._lock.release()
+        """Seal, free, make all durable, unlock. All writers must be closed."""
+        try:
+            self._shelf.close()
+            self._checkpoints.fold()
+            more = True
+            while more:
+                doomed, more = self.reclaim()
+                remove_files(doomed)
+            self._checkpoints.fold(clean=True)
+        except (FsError, OSError):
+            log.exception("store %s: not closed in order, the next start replays", self.path)
+        finally:
+            self.index.close()
+            self._lock.release()
 
 
 def remove_files(paths: list[Path]) -> None:

@@ -70,6 +70,10 @@ def check(store: Store) -> None:
 
 def reclaim_all(store: Store) -> None:
     """Free everything that waits for it."""
+    checkpoint = store.begin_checkpoint()
+    if checkpoint is not None:
+        checkpoint.write()
+        store.end_checkpoint(checkpoint, succeeded=True)
     more = True
     while more:
         doomed, more = store.reclaim()

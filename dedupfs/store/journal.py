@@ -1,0 +1,174 @@
+"""The journal file: what changed in the index since LMDB's last commit, as physical rows.
+
+A record is one index transaction: the rows it set and removed. It is written to the page cache
+before the operation is acknowledged, so a killed process loses nothing. `mark` makes durable how
+far the journal may be replayed after a power cut; nothing behind the mark was promised.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import xxhash
+
+from dedupfs.core.errors import Corrupt
+from dedupfs.core.format import (
+    CHANGE,
+    CHANGE_DELETED,
+    JOURNAL_HEAD,
+    JOURNAL_MAGIC,
+    JOURNAL_MARK,
+    JOURNAL_MARK_AT,
+    JOURNAL_RECORDS_AT,
+    RECORD_HEAD,
+    U64,
+)
+from dedupfs.store.instance import Instance, is_any_page_cached, is_cache_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Removing files writes to the journal too, and must work on a full disk.
+_RESERVED_BYTES: Final = 1 << 20
+
+
+class Change(NamedTuple):
+    """A row set, or removed where `value` is None; `table` is its place in TABLES."""
+
+    table: int
+    key: bytes
+    value: bytes | None
+
+
+class Journal:
+    """A journal being written."""
+
+    def __init__(self, folder: Path, epoch: int, instance: Instance) -> None:
+        """Make the journal of `epoch` in `folder`, durably. Raises OSError."""
+        self.path = path_of(folder, epoch)
+        self.position = JOURNAL_RECORDS_AT
+        self.marked = JOURNAL_RECORDS_AT
+        self._sequence = 0
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self._fd, 0, _RESERVED_BYTES)
+            head = JOURNAL_HEAD.pack(JOURNAL_MAGIC, epoch, *instance)
+            os.pwrite(self._fd, head + _checksum(head), 0)
+            os.fsync(self._fd)
+            sync_folder(folder)
+        except BaseException:
+            self.remove()
+            raise
+
+    def append(self, changes: list[Change]) -> None:
+        """Write one record; it is whole in the page cache on return. Raises OSError."""
+        parts = [b""]
+        for table, key, value in changes:
+            if value is None:
+                parts += (CHANGE.pack(table, len(key), CHANGE_DELETED), key)
+            else:
+                parts += (CHANGE.pack(table, len(key), len(value)), key, value)
+        body = b"".join(parts)
+        parts = [RECORD_HEAD.pack(len(body), xxhash.xxh3_64_intdigest(body, self.position)), body]
+        record = b"".join(parts)
+        at = self.position
+        while record:
+            # A record cut short by an error is overwritten by the next.
+            done = os.pwrite(self._fd, record, at)
+            at, record = at + done, record[done:]
+        self.position = at
+
+    def mark(self, position: int) -> None:
+        """Make everything before `position` durable. May run in a worker thread. Raises OSError."""
+        sequence = self._sequence + 1
+        mark = JOURNAL_MARK.pack(sequence, position)
+        os.pwrite(self._fd, mark + _checksum(mark), JOURNAL_MARK_AT[sequence % 2])
+        os.fdatasync(self._fd)
+        self._sequence = sequence
+        self.marked = max(self.marked, position)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def remove(self) -> None:
+        """Close and remove the file."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Found(NamedTuple):
+    """A journal that an earlier process left."""
+
+    raw: bytes
+    stop: int  # how far it is to be replayed
+    is_cache_lost: bool  # by a power cut or the like: what was not durable is gone
+
+
+def path_of(folder: Path, epoch: int) -> Path:
+    """Return where the journal of `epoch` is."""
+    return folder / f"journal-{epoch:016x}"
+
+
+def load(path: Path, epoch: int, now: Instance) -> Found:
+    """Return what the journal file holds; raise Corrupt when it is not the journal of `epoch`."""
+    is_any_cached = is_any_page_cached(path)  # before it is read
+    raw = path.read_bytes()
+    head = raw[: JOURNAL_HEAD.size]
+    if len(raw) < JOURNAL_RECORDS_AT or raw[len(head) : len(head) + U64.size] != _checksum(head):
+        raise Corrupt(f"{path}: the head is damaged")
+    magic, found_epoch, boot_id, mount_id = JOURNAL_HEAD.unpack(head)
+    if magic != JOURNAL_MAGIC or found_epoch != epoch:
+        raise Corrupt(f"{path}: a journal of epoch {found_epoch}, want {epoch}")
+    written_by = Instance(boot_id, mount_id)
+    lost = is_cache_lost(written_by, now, is_any_cached=is_any_cached)
+    marks = [(0, JOURNAL_RECORDS_AT)]
+    for at in JOURNAL_MARK_AT:
+        mark = raw[at : at + JOURNAL_MARK.size]
+        if raw[at + len(mark) : at + len(mark) + U64.size] == _checksum(mark):
+            marks.append(JOURNAL_MARK.unpack(mark))
+    return Found(raw, max(marks)[1] if lost else len(raw), lost)
+
+
+def records(raw: bytes, stop: int | None = None) -> Iterator[list[Change]]:
+    """Yield the records before `stop`, up to the first that is not whole."""
+    at = JOURNAL_RECORDS_AT
+    stop = len(raw) if stop is None else min(stop, len(raw))
+    while at + RECORD_HEAD.size < stop:
+        length, checksum = RECORD_HEAD.unpack_from(raw, at)
+        body = raw[at + RECORD_HEAD.size : at + RECORD_HEAD.size + length]
+        if not length or len(body) != length or xxhash.xxh3_64_intdigest(body, at) != checksum:
+            return
+        yield list(_changes(body))
+        at += RECORD_HEAD.size + length
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _changes(body: bytes) -> Iterator[Change]:
+    at = 0
+    while at < len(body):
+        table, key_length, value_length = CHANGE.unpack_from(body, at)
+        at += CHANGE.size
+        key = body[at : at + key_length]
+        at += key_length
+        if value_length == CHANGE_DELETED:
+            yield Change(table, key, None)
+        else:
+            yield Change(table, key, body[at : at + value_length])
+            at += value_length
+
+
+def _checksum(raw: bytes) -> bytes:
+    return xxhash.xxh3_64_digest(raw)
