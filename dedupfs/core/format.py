@@ -33,9 +33,10 @@ FORMAT_VERSION: Final = 1
 # chunks      | fingerprint, 16 bytes       | CHUNK: segment u64, offset u64, length u32
 # chunk_at    | segment u64, offset u64     | length u32, then the fingerprint
 # frees       | segment u64, start u64      | length u64: unreferenced, not yet punched
+# damaged     | segment u64, start u64      | length u64: known not to be what was written
 TABLES: Final = (
     "meta", "inodes", "dirents", "cookies", "xattrs", "orphans",
-    "extents", "segments", "shares", "chunks", "chunk_at", "frees",
+    "extents", "segments", "shares", "chunks", "chunk_at", "frees", "damaged",
 )  # fmt: skip
 
 U32: Final = struct.Struct(">I")
@@ -142,6 +143,7 @@ class Counters:
     zero_bytes: int = 0
     collisions: int = 0
     healed_chunks: int = 0
+    damaged_bytes: int = 0
 
     def pack(self) -> bytes:
         """Return the index value of these counters."""
