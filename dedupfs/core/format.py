@@ -25,6 +25,7 @@ FORMAT_VERSION: Final = 1
 # inodes      | ino u64                     | INODE, then a symlink's target
 # dirents     | parent ino u64, name        | DIRENT: ino u64, cookie u64
 # cookies     | parent ino u64, cookie u64  | ino u64, then the name
+# parents     | ino u64, cookie u64         | parent ino u64: the dirents that name an inode
 # xattrs      | ino u64, name               | the value
 # orphans     | ino u64                     | empty: unlinked, still open
 # extents     | ino u64, file offset u64    | EXTENT: segment u64, segment offset u64, length u64
@@ -35,7 +36,7 @@ FORMAT_VERSION: Final = 1
 # frees       | segment u64, start u64      | length u64: unreferenced, not yet punched
 # damaged     | segment u64, start u64      | length u64: known not to be what was written
 TABLES: Final = (
-    "meta", "inodes", "dirents", "cookies", "xattrs", "orphans",
+    "meta", "inodes", "dirents", "cookies", "parents", "xattrs", "orphans",
     "extents", "segments", "shares", "chunks", "chunk_at", "frees", "damaged",
 )  # fmt: skip
 

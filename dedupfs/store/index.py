@@ -368,7 +368,7 @@ class Index:
 
 
 def peek(path: Path) -> tuple[Counters, int]:
-    """Return the counters as of the last fold and the size of an index nobody has open.
+    """Return the counters and the size in bytes of an index nobody has open.
 
     Changes nothing. Raises StoreTooNew, Corrupt.
     """
@@ -382,11 +382,26 @@ def peek(path: Path) -> tuple[Counters, int]:
                     f"the store has format {version}, this dedupfs reads up to {FORMAT_VERSION}: "
                     "use a newer dedupfs"
                 )
-            raw = txn.get(b"counters", db=meta)
+            folded = txn.get(b"counters", db=meta)
             size_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-            return Counters.unpack(bytes(raw)) if raw else Counters(), size_bytes
     except (lmdb.Error, struct.error) as error:
         raise Corrupt(f"index {path}: {error}") from error
+    raw = _journalled_counters(path) or folded
+    return Counters.unpack(raw) if raw else Counters(), size_bytes
+
+
+def _journalled_counters(path: Path) -> bytes | None:
+    """Return the counters a killed process wrote last, if it left a journal."""
+    now = instance.current(path.parent)
+    last = None
+    # A kill in a fold may leave two: the second is empty then, or LMDB has the first already.
+    for left in sorted(path.glob("journal-*")):
+        found = journal.load(left, int(left.name.removeprefix("journal-"), 16), now)
+        for record in journal.records(found.raw, found.stop):
+            for table, key, value in record:
+                if TABLES[table] == "meta" and key == b"counters":
+                    last = value
+    return last
 
 
 def _open_environment(path: Path) -> lmdb.Environment:

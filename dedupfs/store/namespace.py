@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dedupfs.core.errors import NoSuchName
 from dedupfs.core.format import (
@@ -17,12 +17,15 @@ from dedupfs.core.format import (
     unpack_dirent,
     unpack_pair,
 )
-from dedupfs.core.types import Cookie, Ino
+from dedupfs.core.types import ROOT_INO, Cookie, Ino
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dedupfs.store.index import Txn
+
+
+_DEPTH_MAX: Final = 10_000  # a damaged index may have a cycle
 
 
 class Dirent(NamedTuple):
@@ -96,6 +99,9 @@ def add_entry(txn: Txn, parent: Ino, name: bytes, ino: Ino) -> None:
 
 def point_entry(txn: Txn, parent: Ino, entry: Dirent, ino: Ino) -> None:
     """Let `entry` of `parent` name `ino`; its place in the listing stays."""
+    if ino != entry.ino:
+        txn.delete("parents", pair_key(entry.ino, entry.cookie))
+    txn.put("parents", pair_key(ino, entry.cookie), U64.pack(parent))
     txn.put("dirents", name_key(parent, entry.name), PAIR.pack(ino, entry.cookie))
     txn.put("cookies", pair_key(parent, entry.cookie), U64.pack(ino) + entry.name)
 
@@ -104,6 +110,7 @@ def remove_entry(txn: Txn, parent: Ino, entry: Dirent) -> None:
     """Remove `entry` from `parent`."""
     txn.delete("dirents", name_key(parent, entry.name))
     txn.delete("cookies", pair_key(parent, entry.cookie))
+    txn.delete("parents", pair_key(entry.ino, entry.cookie))
 
 
 def is_empty(txn: Txn, parent: Ino) -> bool:
@@ -117,6 +124,29 @@ def entries(txn: Txn, parent: Ino, *, start: int, stop: int) -> Iterator[Dirent]
     for key, value in txn.scan("cookies", pair_key(parent, start), pair_key(parent, stop)):
         ino, name = unpack_cookie_entry(value)
         yield Dirent(Cookie(unpack_pair(key)[1]), ino, name)
+
+
+def names_of(txn: Txn, ino: Ino) -> list[tuple[Ino, Dirent]]:
+    """Return the entries that name `ino`, each with its directory."""
+    found: list[tuple[Ino, Dirent]] = []
+    for key, value in txn.scan("parents", pair_key(ino, 0), pair_key(ino + 1, 0)):
+        parent, cookie = Ino(U64.unpack(value)[0]), Cookie(unpack_pair(key)[1])
+        raw = txn.get("cookies", pair_key(parent, cookie))
+        if raw is not None:
+            found.append((parent, Dirent(cookie, ino, unpack_cookie_entry(raw)[1])))
+    return found
+
+
+def path_of(txn: Txn, ino: Ino) -> bytes | None:
+    """Return a path of `ino` from the root, without a leading slash; None when it has no name."""
+    parts: list[bytes] = []
+    while ino != ROOT_INO:
+        names = names_of(txn, ino)
+        if not names or len(parts) > _DEPTH_MAX:
+            return None
+        ino, entry = names[0]
+        parts.append(entry.name)
+    return b"/".join(reversed(parts))
 
 
 def get_xattr(txn: Txn, ino: Ino, name: bytes) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from dedupfs.core.types import Ino, SegmentId
     from dedupfs.store.index import Txn
     from dedupfs.store.reading import ReadPlan
-
-log = logging.getLogger(__name__)
-
 
 class Usage(NamedTuple):
     """What a file takes; bytes."""
@@ -135,7 +131,11 @@ class Store:
             self._checkpoints.fold()
 
     def close(self) -> None:
-        """Seal, free, make all durable, unlock. All writers must be closed."""
+        """Seal, free, make all durable, unlock. All writers must be closed.
+
+        Raises StoreError, after unlocking, when not all could be made durable: the next start
+        replays the journal.
+        """
         try:
             self._shelf.close()
             self._checkpoints.fold()
@@ -144,8 +144,10 @@ class Store:
                 doomed, more = self.reclaim()
                 remove_files(doomed)
             self._checkpoints.fold(clean=True)
-        except (FsError, OSError):
-            log.exception("store %s: not closed in order, the next start replays", self.path)
+        except (FsError, OSError) as error:
+            raise StoreError(
+                f"store {self.path}: not all is durable: {error}; the next mount tries again"
+            ) from error
         finally:
             self.index.close()
             self._lock.release()

@@ -1,0 +1,1 @@
+"""Commands and their output. Knows neither FUSE nor the store's insides."""

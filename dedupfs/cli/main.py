@@ -1,0 +1,267 @@
+"""The `dedupfs` command. What is slow to import is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import Annotated, Final
+
+import typer
+
+from dedupfs.cli import errors
+from dedupfs.service.options import IoMode  # noqa: TC001 - typer reads annotations
+
+_DESCRIPTION: Final = """
+Mount a directory that keeps equal bytes once.
+
+dedupfs is a FUSE file system for caches of machine-learning data. What several processes write \
+into it is compared while it is written; equal content takes space on disk once, at every moment, \
+at any offset, in files that differ elsewhere. All content lies in a store, a directory outside of \
+the mount point, and stays there when the file system is unmounted.
+"""
+
+_EPILOG: Final = """
+[bold]Examples[/bold]
+
+[cyan]dedupfs mount ~/.cache/modelscope/hub/tmp[/cyan]
+with the store in ~/.cache/modelscope/hub/.tmp.dedupfs
+
+[cyan]dedupfs mount /data/cache --store /data/store --allow-other[/cyan]
+for all users of the machine
+
+[cyan]dedupfs status[/cyan]
+all mounts: what they hold, what they take on disk, what is saved
+
+[cyan]dedupfs status /data/cache --json[/cyan]
+the same for programs, sizes in bytes
+
+[cyan]dedupfs umount /data/cache[/cyan]
+returns when all is on disk
+
+[bold]In /etc/fstab[/bold]
+
+[cyan]/data/store  /data/cache  fuse.dedupfs  allow_other,nofail  0  0[/cyan]
+after [cyan]ln -s "$(command -v mount.dedupfs)" /sbin/mount.fuse.dedupfs[/cyan]
+
+[bold]Exit status[/bold]
+
+0 done; 1 refused or failed, one line on stderr says why; 2 wrong arguments
+
+[bold]Environment[/bold]
+
+DEDUPFS_TRACEBACK=1 shows where in the program an error comes from
+"""
+
+_MOUNT_EPILOG: Final = """
+[bold]Examples[/bold]
+
+[cyan]dedupfs mount ~/cache[/cyan]
+in the background, with the store in ~/.cache.dedupfs
+
+[cyan]dedupfs mount /data/cache --store /data/store -o ro,noexec[/cyan]
+nobody may write or start programs
+
+[cyan]exec dedupfs mount /cache --store /store --foreground[/cyan]
+as a service, or as the only process of a container
+"""
+
+app = typer.Typer(
+    name="dedupfs",
+    help=_DESCRIPTION,
+    epilog=_EPILOG,
+    rich_markup_mode="rich",
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415 - slow to import
+
+    try:
+        return metadata.version("dedupfs")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag
+    if wanted:
+        typer.echo(f"dedupfs {_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has acted
+
+
+@app.command(epilog=_MOUNT_EPILOG)
+def mount(  # noqa: PLR0913 - one parameter an option
+    mountpoint: Annotated[
+        Path, typer.Argument(metavar="MOUNTPOINT", help="An empty directory.", show_default=False)
+    ],
+    *,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where the content is kept; made if missing. Default: .NAME.dedupfs beside the "
+            "mount point. One mount at a time may use a store.",
+        ),
+    ] = None,
+    io: Annotated[
+        IoMode | None,
+        typer.Option(
+            help="writeback: the kernel gathers small writes. passthrough: it does not, and may "
+            "read files directly where it can. auto (default): what suits this version best.",
+            show_default=False,
+        ),
+    ] = None,
+    allow_other: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other",
+            help="Let other users in, by the files' modes. As user this needs user_allow_other in "
+            "/etc/fuse.conf.",
+        ),
+    ] = False,
+    foreground: Annotated[
+        bool,
+        typer.Option(
+            "--foreground", "-f", help="Stay in the foreground, log to stderr; end with Ctrl-C."
+        ),
+    ] = False,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The daemon's log. Default: dedupfs.log in the store."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            metavar="OPTS",
+            help="Options as in mount(8), with commas: io=, store=, log_file=, allow_other, "
+            "foreground; ro, nosuid, nodev, noexec, noatime, sync, dirsync, context= and such go to "
+            "FUSE; what fstab adds (defaults, nofail, _netdev, x-systemd.*) is skipped.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Mount MOUNTPOINT, in the background; returns when the mount answers.
+
+    A mount point that is not empty is refused. A stale mount whose daemon died is cleared.
+
+    The mount ends with `dedupfs umount`, umount(8), fusermount3 -u, or a SIGTERM to its daemon.
+    """
+    from dedupfs.cli import mounting  # noqa: PLC0415
+
+    listed = mounting.parse_lists(option or [])
+    options = mounting.merge(
+        mountpoint,
+        listed,
+        store=store,
+        io=io,
+        log_file=log_file,
+        allow_other=allow_other,
+        foreground=foreground,
+    )
+    raise typer.Exit(mounting.mount(options))
+
+
+@app.command()
+def umount(
+    mountpoint: Annotated[
+        Path, typer.Argument(metavar="MOUNTPOINT", help="A dedupfs mount.", show_default=False)
+    ],
+) -> None:
+    """Unmount MOUNTPOINT; returns when all is on disk and the daemon has ended.
+
+    When it is busy, nothing is unmounted and the processes that use it are listed.
+
+    A stale mount whose daemon died is cleared.
+    """
+    from dedupfs.service.unmounting import end_mount  # noqa: PLC0415
+
+    told = end_mount(mountpoint)
+    if told:
+        typer.echo(told)
+
+
+@app.command("status")
+def show_status(
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MOUNTPOINT",
+            help="A mount point or a store. Default: all dedupfs mounts.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Ask this store, mounted or not.")
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="One JSON document (a list of them without MOUNTPOINT); sizes in bytes."
+        ),
+    ] = False,
+) -> None:
+    """Show what a mount holds, what it takes on disk, and what deduplication saves.
+
+    Live from the daemon, or from the store's index when nothing is mounted.
+    """
+    from dedupfs.service import report  # noqa: PLC0415
+
+    if store is None and path is None:
+        documents, problems = report.of_all()
+        _show(documents, documents, as_json=as_json)
+        for problem in problems:
+            typer.echo(f"dedupfs: {problem}", err=True)
+        raise typer.Exit(errors.REFUSED if problems else 0)
+    if store is not None:
+        document = report.of_store(store)
+    else:
+        assert path is not None, "handled above"
+        document = report.of_path(path)
+    _show([document], document, as_json=as_json)
+
+
+def _show(documents: list[dict[str, object]], whole: object, *, as_json: bool) -> None:
+    if as_json:
+        import json  # noqa: PLC0415
+
+        typer.echo(json.dumps(whole, indent=2))
+        return
+    if not documents:
+        typer.echo("nothing is mounted")
+        return
+    from rich.console import Console  # noqa: PLC0415
+
+    from dedupfs.cli.render import table  # noqa: PLC0415
+
+    console = Console()
+    for document in documents:
+        console.print(table(document))
+
+
+def main() -> None:
+    """Run the command line; errors become one line on stderr."""
+    arguments = sys.argv[1:]
+    # mount.fuse3(8) runs `dedupfs STORE MOUNTPOINT -o OPTS` for a mount of type fuse.dedupfs.
+    if len(arguments) > 1 and arguments[0].startswith("/"):
+        from dedupfs.cli import mount_helper  # noqa: PLC0415
+
+        mount_helper.main()
+        return
+    sys.exit(errors.exit_code(lambda: app(standalone_mode=False, prog_name="dedupfs")))

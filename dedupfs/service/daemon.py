@@ -1,0 +1,228 @@
+"""The daemon: builds a mount from its parts, keeps it running, ends it. Owns clock and signals.
+
+One nursery. Its body answers the kernel; the task `control` answers the commands, `reclaim` gives
+freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount. However the
+mount ends, the body returns, the rest is cancelled, and then session, Vfs and Store are closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from dedupfs.core.errors import DedupfsError, FsError, MountError, StoreInUse
+from dedupfs.fuse.session import Session
+from dedupfs.service import control, mounts, preflight, status
+from dedupfs.service.logs import DaemonLog
+from dedupfs.store.store import Store, remove_files
+from dedupfs.vfs.vfs import Vfs
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from dedupfs.service.options import MountOptions
+
+log = logging.getLogger(__name__)
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_RECLAIM_INTERVAL_S: Final = 1.0
+_CHECKPOINT_INTERVAL_S: Final = 5.0
+_HOLDER_ENDS_S: Final = 60.0
+_WRITE_BACK_S: Final = 7.0  # `docker stop` kills after 10
+_QUIET_S: Final = 0.3
+
+
+def run(options: MountOptions, ready: Callable[[str | None], None]) -> int:
+    """Serve one prepared mount until it ends; return the exit code.
+
+    `ready` is called once: with None when the mount answers, with the reason when it cannot be.
+    """
+    os.chdir("/")
+    os.umask(0o077)
+    _raise_file_limit()
+    daemon = _Daemon(options, ready)
+    try:
+        trio.run(daemon.serve)
+    except DedupfsError as error:
+        daemon.failed(str(error))
+    except OSError as error:
+        daemon.failed(f"{error.filename or options.store}: {error.strerror}")
+    except KeyboardInterrupt:
+        daemon.failed("interrupted")
+    except BaseException as error:
+        log.exception("bug: the mount ends")
+        daemon.failed(f"internal error: {error!r}")
+    daemon.farewell()
+    return daemon.exit_code
+
+
+def _raise_file_limit() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Daemon:
+    def __init__(self, options: MountOptions, ready: Callable[[str | None], None]) -> None:
+        self._options = options
+        self._ready: Callable[[str | None], None] | None = ready
+        self._log = DaemonLog(options)
+        self._started = time.monotonic()
+        self._control: control.Control | None = None
+        self._failure: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self._failure is None else 1
+
+    def failed(self, why: str) -> None:
+        self._failure = why
+        log.error("%s", why)
+        self._tell(why)
+
+    def farewell(self) -> None:
+        if self._control is not None:
+            self._control.farewell(self._failure)
+
+    def _tell(self, failure: str | None) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready(failure)
+
+    async def serve(self) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            store = await self._open_store()
+            with contextlib.closing(store):
+                self._log.open()
+                await self._serve_store(store, signals)
+        log.info("%s: all is on disk", store.path)
+
+    async def _open_store(self) -> Store:
+        # A mount that was just taken away with umount(8) leaves a daemon that still flushes.
+        deadline = time.monotonic() + _HOLDER_ENDS_S
+        holder = str(self._options.mountpoint)
+        while True:
+            try:
+                return Store.open(self._options.store, holder=holder)
+            except StoreInUse:
+                preflight.check_free(self._options.mountpoint)
+                if self._is_store_mounted() or time.monotonic() > deadline:
+                    raise
+            await trio.sleep(0.1)
+
+    def _is_store_mounted(self) -> bool:
+        return any(m.is_dedupfs and m.store == self._options.store for m in mounts.mounts())
+
+    async def _serve_store(self, store: Store, signals: AsyncIterator[int]) -> None:
+        with contextlib.closing(Vfs(store, clock=time.time_ns)) as vfs:
+            # Again: another `dedupfs mount` may have been quicker.
+            preflight.check_free(self._options.mountpoint)
+            session = Session(
+                vfs,
+                self._options.mountpoint,
+                source=str(store.path),
+                writeback=self._options.writeback,
+                allow_other=self._options.allow_other,
+                extra=self._options.extra,
+            )
+            with contextlib.closing(session):
+                await self._serve_session(store, vfs, session, signals)
+
+    async def _serve_session(
+        self, store: Store, vfs: Vfs, session: Session, signals: AsyncIterator[int]
+    ) -> None:
+        log.info("%s mounted on %s", store.path, self._options.mountpoint)
+        listener = control.listen(store.path)
+        answers = control.Control(store.path, {"status": lambda: self._status(store, session)})
+        self._control = answers
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answers.serve, listener, name="control")
+            nursery.start_soon(_reclaim, store, name="reclaim")
+            nursery.start_soon(_checkpoint, vfs, name="checkpoint")
+            nursery.start_soon(self._end_on_signal, session, signals, name="signals")
+            self._tell(None)
+            await session.run()
+            log.info("%s is no longer mounted", self._options.mountpoint)
+            nursery.cancel_scope.cancel()
+
+    def _status(self, store: Store, session: Session) -> dict[str, object]:
+        live = status.LiveMount(
+            mountpoint=self._options.mountpoint,
+            pid=os.getpid(),
+            uptime_s=int(time.monotonic() - self._started),
+            io_mode=self._options.io_mode,
+            io_reason=self._options.io_reason,
+            requests=session.requests,
+        )
+        index = store.index
+        return status.document(
+            index.counters, store=store.path, index_bytes=index.size_bytes(), live=live
+        )
+
+    async def _end_on_signal(self, session: Session, signals: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            unmounting = False
+            async for number in signals:
+                log.info("%s: unmounting", signal.Signals(number).name)
+                if unmounting:
+                    session.terminate()
+                    return
+                unmounting = True
+                nursery.start_soon(self._unmount, session, name="unmount")
+
+    async def _unmount(self, session: Session) -> None:
+        """End the fuse loop; dirty pages of open files get some seconds to arrive first."""
+        path = self._options.mountpoint
+        with trio.move_on_after(_WRITE_BACK_S):
+            try:
+                await trio.to_thread.run_sync(mounts.unmount, path, abandon_on_cancel=True)
+            except MountError as error:
+                log.warning("%s: unmounting it under its users", error)
+                await trio.to_thread.run_sync(_start_write_back, path, abandon_on_cancel=True)
+                await _writes_ended(session)
+        session.terminate()
+
+
+def _start_write_back(mountpoint: Path) -> None:
+    # For FUSE, syncfs(2) sends the dirty pages off but may return before they arrive (measured).
+    fd = os.open(mountpoint, os.O_RDONLY)
+    try:
+        ctypes.CDLL(None, use_errno=True).syncfs(fd)
+    finally:
+        os.close(fd)
+
+
+async def _writes_ended(session: Session) -> None:
+    seen = -1
+    while seen != session.requests.get("write", 0):
+        seen = session.requests.get("write", 0)
+        await trio.sleep(_QUIET_S)
+
+
+async def _reclaim(store: Store) -> None:
+    while True:
+        more = False
+        try:
+            doomed, more = store.reclaim()
+            await trio.to_thread.run_sync(remove_files, doomed)
+        except (FsError, OSError) as error:
+            log.warning("freeing space: %s", error)
+        await trio.sleep(0 if more else _RECLAIM_INTERVAL_S)
+
+
+async def _checkpoint(vfs: Vfs) -> None:
+    while True:
+        await trio.sleep(_CHECKPOINT_INTERVAL_S)
+        try:
+            await vfs.sync()
+        except (FsError, OSError) as error:
+            log.warning("checkpoint: %s", error)

@@ -1,0 +1,64 @@
+"""The table for people: a wrong unit or saving misleads about disk space."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dedupfs.cli import render
+from dedupfs.core.format import Counters
+from dedupfs.service import status
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"),
+        (5 << 50, "5.0 PiB"), (5000 << 50, "5000.0 PiB"), (-2048, "-2.0 KiB"),
+    ],
+)  # fmt: skip
+def test_sizes_are_in_binary_units(count: int, text: str) -> None:
+    assert render.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (61, "1 min 1 s"), (3661, "1 h 1 min"), (90000, "1 d 1 h")],
+)
+def test_durations(seconds: int, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+def test_the_saving_of_four_equal_ranks() -> None:
+    assert render.saving(4 << 30, 1 << 30) == "3.0 GiB (75.0 %)"
+    assert render.saving(0, 0) == "nothing yet"
+    assert render.saving(6, 4096) == "nothing yet"
+
+
+def test_a_live_mount_as_a_table() -> None:
+    counters = Counters(files=4, directories=1, logical_bytes=4 << 20, allocated_bytes=1 << 20,
+                        pending_free_bytes=4096, collisions=1)  # fmt: skip
+    live = status.LiveMount(
+        Path("/mnt/c"), 77, 125, "writeback", "asked for", {"read": 1, "write": 2}
+    )
+    document = status.document(counters, store=Path("/s"), index_bytes=8192, live=live)
+    console = Console(width=120, file=io.StringIO())
+    console.print(render.table(document))
+    text = console.file.getvalue()
+    for part in (
+        "/mnt/c", "pid 77, up 2 min 5 s, 3 requests", "4 in 1 folders", "4.0 MiB",
+        "4.0 KiB about to be freed", "3.0 MiB (75.0 %), ratio 4.0", "collisions",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_a_path_that_looks_like_markup_is_shown_as_it_is() -> None:
+    document = status.document(
+        Counters(), store=Path("/s/[bold]x[/bold]"), index_bytes=0, live=None
+    )
+    console = Console(width=120, file=io.StringIO())
+    console.print(render.table(document))
+    assert "/s/[bold]x[/bold]" in console.file.getvalue()
