@@ -26,7 +26,9 @@ RECLAIM_ROWS: Final = 64  # a batch stalls other requests for its time
 
 def seal(txn: Txn, segments: Segments, segment: Segment) -> None:
     """Seal `segment`; what was written to it and never came to be used is freed."""
-    written = list(segment.written or ())
+    if segment.written is None:
+        return
+    written = list(segment.written)
     if get_row(txn, segment.id) is None:
         segments.discard(segment)
         return
@@ -51,28 +53,34 @@ def reclaim(
     doomed: list[Path] = []
     done = 0
     with index.write() as txn:
-        for key, value in _marked_rows(txn, checkpoints, limit):
+        for key, value in _marked_rows(txn, segments, checkpoints, limit):
             segment, start = unpack_pair(key)
             stop = start + U64.unpack(value)[0]
             freeing = _Freeing(txn, segments, checkpoints, SegmentId(segment))
-            paths = freeing.free(start, stop)
-            if paths is None:
-                continue
+            doomed += freeing.free(start, stop)
             done += 1
-            doomed += paths
             txn.delete("frees", key)
             txn.counters.pending_free_bytes -= stop - start
     return doomed, done == limit
 
 
-def _marked_rows(txn: Txn, checkpoints: Checkpoints, limit: int) -> list[tuple[bytes, bytes]]:
+def _marked_rows(
+    txn: Txn, segments: Segments, checkpoints: Checkpoints, limit: int
+) -> list[tuple[bytes, bytes]]:
+    """Return freed ranges that no checkpoint needs, of segments nobody reads past the index."""
     rows: list[tuple[bytes, bytes]] = []
-    for key, value in txn.scan("frees", b""):
-        segment, start = unpack_pair(key)
-        if start not in checkpoints.unmarked_starts(segment):
-            rows.append((key, value))
-            if len(rows) == limit:
-                break
+    start = b""
+    while len(rows) < limit:
+        found = next(txn.scan("frees", start), None)
+        if found is None:
+            break
+        segment, at = unpack_pair(found[0])
+        if segments.is_pinned(SegmentId(segment)):
+            start = pair_key(segment + 1, 0)
+            continue
+        if at not in checkpoints.unmarked_starts(segment):
+            rows.append(found)
+        start = pair_key(segment, at + 1)
     return rows
 
 
@@ -87,10 +95,8 @@ class _Freeing:
         self._segment = segment
         self._unmarked = checkpoints.unmarked_starts(segment)
 
-    def free(self, start: int, stop: int) -> list[Path] | None:
-        """Punch what is unused of a range; None when it has to wait, else the files to remove."""
-        if self._segments.is_pinned(self._segment):
-            return None
+    def free(self, start: int, stop: int) -> list[Path]:
+        """Punch what is unused of a range; return the file to remove if the segment is."""
         if get_row(self._txn, self._segment) is None:
             return []
         is_open = self._segments.opened(self._segment) is not None

@@ -70,6 +70,16 @@ class Segment:
             return self.written.run_around(offset)
         return (0, self._size) if offset <= self._size else (offset, offset)
 
+    @property
+    def size(self) -> int:
+        """The length of the file."""
+        return self._size if self.written is None else self.written.stop
+
+    def set_sealed(self, size: int) -> None:
+        """Take no more writes; who still has it as a home finds no room."""
+        self.written = None
+        self._size = size
+
     def is_free(self, start: int, stop: int) -> bool:
         """Tell whether `start..stop` may still be written."""
         return self.written is not None and not self.written.overlaps(start, stop)
@@ -226,6 +236,7 @@ class Segments:
             os.ftruncate(segment.fd, stop)
         self.put_row(txn, segment.id, SegmentRow(SEALED, stop, _allocated(segment.fd)))
         del self._open[segment.id]
+        segment.set_sealed(stop)
 
     def punch(self, txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
         """Give the disk space of `start..stop` back; later reads see zeros there."""

@@ -9,7 +9,7 @@ from dedupfs.core.errors import FsError, NotAStore, StoreError, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, MARKER_PREFIX, STORE_FILES
 from dedupfs.core.intervals import tally
 from dedupfs.core.types import FILE_MAX_BYTES
-from dedupfs.store import extents, freeing, reading, recovery, shares
+from dedupfs.store import backing, extents, freeing, reading, recovery, shares
 from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
 from dedupfs.store.ingest import Shelf, Writer
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dedupfs.core.types import Ino, SegmentId
+    from dedupfs.store.backing import Backing
     from dedupfs.store.index import Txn
     from dedupfs.store.reading import ReadPlan
+
 
 class Usage(NamedTuple):
     """What a file takes; bytes."""
@@ -89,6 +91,15 @@ class Store:
         """Return how to read `size` bytes, none of them behind the file's end."""
         with self.index.read() as txn:
             return reading.plan(txn, self._segments, ino, offset, size)
+
+    def backing(self, ino: Ino, size: int) -> Backing | None:
+        """Return the segment that equals the file of `size` bytes, to be read past the index."""
+        return backing.find(self.index, self._segments, ino, size)
+
+    def clone(self, txn: Txn, ino: Ino, new: Ino) -> None:
+        """Let `new`, without extents, share all bytes of `ino`."""
+        for extent in extents.overlapping(txn, ino, 0, FILE_MAX_BYTES):
+            extents.map_range(txn, new, extent)
 
     def usage(self, ino: Ino) -> Usage:
         """Return what the file takes, from its committed extents."""
