@@ -71,6 +71,10 @@ class BadHandle(FsError):
     """The file handle is not open, or not open for this."""
 
 
+class Stale(FsError):
+    """The inode is not what its name means any more: to be looked up again."""
+
+
 class Damaged(FsError):
     """Stored bytes could not be read back as they were written."""
 

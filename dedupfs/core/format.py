@@ -21,7 +21,8 @@ FORMAT_VERSION: Final = 1
 # table       | key                         | value
 # ------------|-----------------------------|----------------------------------------------------
 # meta        | ascii name                  | "format": u32; "counters": COUNTERS; "epoch": u64;
-#             |                             | "clean": u32, 1 when closed in order
+#             |                             | "clean": u32, 1 when closed in order;
+#             |                             | "scrub": SCRUB: the pass under way, store.scrub.Progress
 # inodes      | ino u64                     | INODE, then a symlink's target
 # dirents     | parent ino u64, name        | DIRENT: ino u64, cookie u64
 # cookies     | parent ino u64, cookie u64  | ino u64, then the name
@@ -48,6 +49,7 @@ EXTENT: Final = struct.Struct(">QQQ")
 SEGMENT: Final = struct.Struct(">BQQ")
 SHARE: Final = struct.Struct(">QI")
 CHUNK: Final = struct.Struct(">QQI")
+SCRUB: Final = struct.Struct(">7Q")
 FINGERPRINT_BYTES: Final = 16
 
 # The journal, `journal-EPOCH` beside LMDB's files, holds what LMDB does not have yet.
@@ -73,6 +75,7 @@ assert EXTENT.size == 24, "the table above says 24"
 assert SEGMENT.size == 17, "the table above says 17"
 assert SHARE.size == 12, "the table above says 12"
 assert CHUNK.size == 20, "the table above says 20"
+assert SCRUB.size == 56, "the fields of store.scrub.Progress"
 assert JOURNAL_HEAD.size == 40, "the table above says 40"
 assert JOURNAL_MARK.size == 16, "the table above says 16"
 assert RECORD_HEAD.size == 12, "the table above says 12"

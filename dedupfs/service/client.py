@@ -14,7 +14,7 @@ from dedupfs.core.errors import DedupfsError
 from dedupfs.core.format import STORE_FILES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 REPLY_MAX_BYTES: Final = 1 << 20
@@ -50,7 +50,13 @@ def _connected(store: Path, deadline: float) -> Iterator[socket.socket | None]:
         yield link
 
 
-def ask(store: Path, operation: str, *, timeout_s: float = TIMEOUT_S) -> dict[str, object] | None:
+def ask(
+    store: Path,
+    operation: str,
+    arguments: Mapping[str, object] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, object] | None:
     """Return the daemon's answer to `operation`, or None when no daemon serves the store.
 
     Raises ControlError when it refuses or does not answer in time.
@@ -60,7 +66,7 @@ def ask(store: Path, operation: str, *, timeout_s: float = TIMEOUT_S) -> dict[st
         with _connected(store, deadline) as link:
             if link is None:
                 return None
-            link.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            link.sendall(json.dumps({"op": operation, **(arguments or {})}).encode() + b"\n")
             return _result(_receive_line(link, deadline))
     except TimeoutError:
         raise ControlError(f"the daemon of {store} does not answer in {timeout_s:g} s") from None

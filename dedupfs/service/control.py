@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Operation = Callable[[], dict[str, object]]
+    Command = Callable[[Mapping[str, object]], dict[str, object]]
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,16 @@ def listen(store: Path) -> trio.SocketListener:
 class Control:
     """Answers clients. `wait` is built in: who asked for it hears at the end how it went."""
 
-    def __init__(self, store: Path, operations: Mapping[str, Operation]) -> None:
-        """`operations` maps each request's name to what makes its answer."""
+    def __init__(
+        self,
+        store: Path,
+        operations: Mapping[str, Operation],
+        commands: Mapping[str, Command] | None = None,
+    ) -> None:
+        """By the request's name: `operations` and `commands` make answers, these of the request."""
         self._store = store
         self._operations = operations
+        self._commands = commands or {}
         self._witnesses: list[socket.socket] = []
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -89,10 +96,12 @@ class Control:
 
     def _reply(self, line: bytes, stream: trio.SocketStream) -> dict[str, object] | None:
         try:
-            name = _operation(line, (*self._operations, WAIT))
+            name, request = _parse(line, (*self._operations, *self._commands, WAIT))
             if name == WAIT:
                 self._admit(stream)
                 return None
+            if name in self._commands:
+                return {"result": self._commands[name](request)}
             return {"result": self._operations[name]()}
         except BadRequest as error:
             return {"error": str(error)}
@@ -120,7 +129,8 @@ async def _request_line(stream: trio.SocketStream) -> bytes:
     return bytes(received)
 
 
-def _operation(line: bytes, operations: Collection[str]) -> str:
+def _parse(line: bytes, operations: Collection[str]) -> tuple[str, dict[str, object]]:
+    """Return the request and the operation it names."""
     if len(line) > REQUEST_MAX_BYTES:
         raise BadRequest(f"request: more than {REQUEST_MAX_BYTES} bytes")
     try:
@@ -130,4 +140,4 @@ def _operation(line: bytes, operations: Collection[str]) -> str:
     operation = request.get("op") if isinstance(request, dict) else None
     if not isinstance(operation, str) or operation not in operations:
         raise BadRequest(f"request: want one of the operations {', '.join(operations)}")
-    return operation
+    return operation, request

@@ -129,8 +129,8 @@ class _Daemon:
             session = Session(
                 vfs,
                 self._options.mountpoint,
-                source=str(store.path),
-                writeback=self._options.writeback,
+                store=store.path,
+                io=self._options.io,
                 allow_other=self._options.allow_other,
                 extra=self._options.extra,
             )
@@ -159,8 +159,8 @@ class _Daemon:
             mountpoint=self._options.mountpoint,
             pid=os.getpid(),
             uptime_s=int(time.monotonic() - self._started),
-            io_mode=self._options.io_mode,
-            io_reason=self._options.io_reason,
+            io_mode=session.io_mode,
+            io_reason=session.io_reason,
             requests=session.requests,
         )
         index = store.index

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
 
 from dedupfs.core.errors import MountError
+from dedupfs.core.types import IoMode
 
 # Handed to FUSE as they are (libfuse lib/mount.c, `fuse_mount_opts`).
 _FUSE_FLAGS: Final = frozenset(
@@ -28,12 +29,7 @@ _NOISE: Final = re.compile(
 )
 
 
-class IoMode(StrEnum):
-    """How file data goes between kernel and daemon."""
-
-    AUTO = "auto"
-    PASSTHROUGH = "passthrough"
-    WRITEBACK = "writeback"
+CHECKPOINT_INTERVAL_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +41,8 @@ class MountOptions:
     io: IoMode = IoMode.AUTO
     allow_other: bool = False
     foreground: bool = False
+    verify_reads: bool = False
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
     log_file: Path | None = None
     extra: tuple[str, ...] = ()
 
@@ -52,25 +50,6 @@ class MountOptions:
     def log_path(self) -> Path:
         """Where a daemon in the background logs to."""
         return self.log_file or self.store / "dedupfs.log"
-
-    @property
-    def writeback(self) -> bool:
-        """Whether the kernel's writeback cache is on."""
-        return self.io is not IoMode.PASSTHROUGH
-
-    @property
-    def io_mode(self) -> str:
-        """The mode in force, as `status` names it."""
-        return "writeback" if self.writeback else "passthrough"
-
-    @property
-    def io_reason(self) -> str:
-        """Why that mode is in force."""
-        if self.io is IoMode.PASSTHROUGH:
-            return "passthrough: not available in this version, reads take the ordinary path"
-        if self.io is IoMode.AUTO:
-            return "auto: passthrough is not available in this version"
-        return "asked for"
 
     def to_json(self) -> str:
         """Return text for `from_json`: how the command hands this to the daemon's process."""
@@ -81,6 +60,8 @@ class MountOptions:
                 "io": str(self.io),
                 "allow_other": self.allow_other,
                 "foreground": self.foreground,
+                "verify_reads": self.verify_reads,
+                "checkpoint_interval_s": self.checkpoint_interval_s,
                 "log_file": str(self.log_file) if self.log_file else None,
                 "extra": list(self.extra),
             }
@@ -96,6 +77,8 @@ class MountOptions:
             io=IoMode(raw["io"]),
             allow_other=bool(raw["allow_other"]),
             foreground=bool(raw["foreground"]),
+            verify_reads=bool(raw["verify_reads"]),
+            checkpoint_interval_s=float(raw["checkpoint_interval_s"]),
             log_file=Path(raw["log_file"]) if raw["log_file"] else None,
             extra=tuple(raw["extra"]),
         )
@@ -110,6 +93,8 @@ class OptionList:
     log_file: str | None = None
     allow_other: bool = False
     foreground: bool = False
+    verify_reads: bool = False
+    checkpoint_interval_s: float | None = None
     extra: tuple[str, ...] = ()
 
 
@@ -132,7 +117,9 @@ def _with_option(found: OptionList, option: str) -> OptionList:
         return replace(found, allow_other=True)
     if option == "foreground":
         return replace(found, foreground=True)
-    if has_value and name in {"io", "store", "log_file"}:
+    if option == "verify_reads":
+        return replace(found, verify_reads=True)
+    if has_value and name in {"io", "store", "log_file", "checkpoint_interval"}:
         return _with_value(found, name, value)
     if option in _FUSE_FLAGS or (has_value and name in _FUSE_VALUES):
         return replace(found, extra=(*found.extra, option))
@@ -146,8 +133,25 @@ def _with_value(found: OptionList, name: str, value: str) -> OptionList:
         return replace(found, store=value)
     if name == "log_file":
         return replace(found, log_file=value)
+    if name == "checkpoint_interval":
+        return replace(found, checkpoint_interval_s=_interval(value))
     try:
         return replace(found, io=IoMode(value))
     except ValueError:
         choices = ", ".join(IoMode)
         raise MountError(f"mount option io={value}: want one of {choices}") from None
+
+
+def is_interval(seconds: float) -> bool:
+    """Tell whether this can be the time between two checkpoints."""
+    return math.isfinite(seconds) and seconds > 0
+
+
+def _interval(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not is_interval(seconds):
+        raise MountError(f"mount option checkpoint_interval={value}: want seconds, above 0")
+    return seconds

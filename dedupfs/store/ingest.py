@@ -14,7 +14,8 @@ from dedupfs.core.chunking import CHUNK_MAX_BYTES, cut, fingerprint
 from dedupfs.core.errors import Damaged
 from dedupfs.core.format import Extent
 from dedupfs.core.types import PAGE_BYTES, Ino, SegmentId
-from dedupfs.store import chunks, extents, freeing
+from dedupfs.store import chunks, damage, extents, freeing
+from dedupfs.store.healing import FileTooShort, Healer, note_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,11 +163,21 @@ class Writer:
 
     def _ingest(self, *, final: bool) -> None:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        try:
+            done = self._place(data, final=final)
+        except FileTooShort as short:
+            with self._shelf.index.write() as txn:
+                note_missing(txn, self._shelf.segments, short.segment)
+            self._ingest(final=final)
+            return
+        self._keep(data[done:], self.start + done)
+
+    def _place(self, data: bytes, *, final: bool) -> int:
         with self._shelf.index.write() as txn:
             ingest = _Ingest(self, self._shelf, txn, data)
             done = ingest.run(final=final)
             self._on_ingest(txn, ingest.mapped_delta)
-        self._keep(data[done:], self.start + done)
+        return done
 
     def adopt(self, txn: Txn, segment: Segment) -> None:
         """Make `segment` the home."""
@@ -186,6 +197,7 @@ class _Ingest:
         self._shelf = shelf
         self._segments = shelf.segments
         self._txn = txn
+        self._healer = Healer(txn, shelf.segments)
         self._data = data
         self._view = memoryview(data)
         self._base = writer.start  # file offset of data[0]
@@ -237,7 +249,15 @@ class _Ingest:
             else:
                 self._writer.follow = None
             return start
-        return self._compare(segment, offset, start, start + length)
+        length = self._undamaged(segment.id, offset, length, start)
+        return self._compare(segment, offset, start, start + length) if length else start
+
+    def _undamaged(self, segment: SegmentId, offset: int, length: int, start: int) -> int:
+        """Heal what `length` bytes from `start` can; return how many to follow before damage."""
+        noted = damage.overlapping(self._txn, segment, offset, offset + length)
+        if noted and self._healer.heal_around(segment, noted, self._data, offset - start):
+            noted = damage.overlapping(self._txn, segment, offset, offset + length)
+        return max(0, noted[0][0] - offset) if noted else length
 
     def _compare(self, segment: Segment, offset: int, start: int, stop: int) -> int:
         ours = self._data[start:stop]
@@ -258,7 +278,8 @@ class _Ingest:
                 return start
             self._map_followed(segment.id, start, start + prefix, offset)
             return start + prefix
-        if self._heal_around(segment, offset - start, [run for run in runs if not run[2]], start):
+        unequal = [(offset + low, offset + high) for low, high, same in runs if not same]
+        if self._healer.heal_around(segment.id, unequal, self._data, offset - start):
             return self._compare(segment, offset, start, stop)
         self._place_runs(segment.id, start, runs, offset)
         return stop
@@ -276,28 +297,6 @@ class _Ingest:
             while at < stop:
                 at = self._search(at, stop, final=True)
         self._writer.follow = follow
-
-    def _heal_around(
-        self, segment: Segment, shift: int, unequal: list[tuple[int, int, bool]], start: int
-    ) -> bool:
-        """Repair chunks that differ from ours because they rotted; return whether any was.
-
-        Such a chunk gets its fingerprint back when our bytes are laid over it.
-        """
-        healed = 0
-        for run_start, run_stop, _same in unequal:
-            first, last = start + run_start + shift, start + run_stop + shift
-            for chunk, name in chunks.overlapping(self._txn, segment.id, first, last):
-                stored = segment.read(chunk.offset, chunk.length)
-                low = max(0, chunk.offset - shift)
-                ours = self._data[low : chunk.offset + chunk.length - shift]
-                at = low + shift - chunk.offset
-                mended = stored[:at] + ours + stored[at + len(ours) :]
-                if mended != stored and fingerprint(mended) == name:
-                    self._segments.repair(segment, chunk.offset, mended)
-                    healed += 1
-        self._txn.counters.healed_chunks += healed
-        return healed > 0
 
     def _map_followed(self, segment: SegmentId, start: int, stop: int, offset: int) -> None:
         self._map(segment, start, stop, offset)
@@ -356,6 +355,10 @@ class _Ingest:
         segment = self._segments.get(self._txn, stored.segment)
         room = stored.offset - segment.run_around(stored.offset)[0]
         limit = min(start - floor, room)
+        noted = damage.overlapping(
+            self._txn, stored.segment, max(0, stored.offset - limit), stored.offset
+        )
+        limit = min(limit, stored.offset - noted[-1][1]) if noted else limit
         if limit <= 0:
             return 0
         try:
@@ -375,19 +378,13 @@ class _Ingest:
         stored = chunks.find(self._txn, name)
         if stored is None:
             return None
-        try:
-            segment = self._segments.get(self._txn, stored.segment)
-            theirs = segment.read(stored.offset, stored.length)
-        except Damaged:
+        is_held = self._healer.holds(stored, name, piece)
+        if is_held:
+            return stored
+        if is_held is None:
             chunks.forget(self._txn, stored.segment, stored.offset, stored.offset + stored.length)
-            return None
-        if theirs == piece:
-            return stored
-        if stored.length == len(piece) and fingerprint(theirs) != name:
-            self._segments.repair(segment, stored.offset, piece)
-            self._txn.counters.healed_chunks += 1
-            return stored
-        self._txn.counters.collisions += 1
+        else:
+            self._txn.counters.collisions += 1
         return None
 
     def _place(self, pieces: list[_Piece]) -> None:

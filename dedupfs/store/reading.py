@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from dedupfs.store import extents
+from dedupfs.core.errors import Damaged
+from dedupfs.store import damage, extents
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -94,6 +95,9 @@ def plan(txn: Txn, segments: Segments, ino: Ino, offset: int, size: int) -> Read
     pieces: list[_Piece] = []
     for extent in extents.overlapping(txn, ino, offset, stop):
         start, end = max(extent.offset, offset), min(extent.stop, stop)
+        first = start + extent.shift
+        if damage.overlapping(txn, extent.segment, first, end + extent.shift):
+            raise Damaged(f"segment {extent.segment:x} is damaged at {first}..{end + extent.shift}")
         segment = segments.get(txn, extent.segment)
-        pieces.append(_Piece(segment, start + extent.shift, start - offset, end - offset))
+        pieces.append(_Piece(segment, first, start - offset, end - offset))
     return ReadPlan(segments, pieces, size)

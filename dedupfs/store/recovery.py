@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from dedupfs.core.format import SEGMENT, U64, pair_key, unpack_pair
 from dedupfs.core.intervals import gaps
-from dedupfs.core.types import SegmentId
-from dedupfs.store import shares
+from dedupfs.core.types import FILE_MAX_BYTES, SegmentId
+from dedupfs.store import healing, shares
 from dedupfs.store.segments import OPEN, SEALED, SegmentRow
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def recover(index: Index, segments: Segments, folder: Path) -> None:
             known.add(segments.path(segment).name)
             if row.state == OPEN:
                 _seal(txn, segments, segment)
+            healing.note_missing(txn, segments, segment)
     for path in folder.iterdir():
         if path.name not in known:
             log.info("removing segment %s: the index does not know it", path.name)
@@ -42,7 +43,7 @@ def recover(index: Index, segments: Segments, folder: Path) -> None:
 
 
 def _seal(txn: Txn, segments: Segments, segment: SegmentId) -> None:
-    last = txn.floor("shares", pair_key(segment + 1, 0))
+    last = txn.floor("shares", pair_key(segment, FILE_MAX_BYTES))
     stop = 0
     if last is not None and unpack_pair(last[0])[0] == segment:
         row = shares.rows(txn, segment, unpack_pair(last[0])[1], unpack_pair(last[0])[1] + 1)[-1]

@@ -7,6 +7,7 @@ of an open segment says which bytes are; a sealed one takes no more. The only ex
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -109,9 +110,10 @@ class Segment:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`; raise Damaged when they are not there."""
-        data = os.pread(self.fd, length, offset)
-        if len(data) == length:
-            return data
+        with contextlib.suppress(OSError):
+            data = os.pread(self.fd, length, offset)
+            if len(data) == length:
+                return data
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
@@ -145,6 +147,7 @@ class Segments:
         self._cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
         self._pins: dict[SegmentId, int] = {}
         self._unsynced = Unsynced(folder, {})
+        self.repairs = 0  # how often stored bytes were changed, for those who read them meanwhile
         folder.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, segment: SegmentId) -> Path:
@@ -191,13 +194,19 @@ class Segments:
     def write(self, txn: Txn, segment: Segment, offset: int, data: memoryview) -> None:
         """Write `data`, at bytes never written before, and note the segment in the index.
 
-        Raises NoSpace or QuotaExceeded; what was written until then stays unreferenced.
+        Raises NoSpace or QuotaExceeded; the range may then be written again.
         """
         assert segment.written is not None, "a sealed segment is never written"
         assert segment.is_free(offset, offset + len(data)), "a byte is written at most once"
-        segment.written.add(offset, offset + len(data))
         self._unsynced.segments[segment.id] = segment
-        _write_all(segment.fd, offset, data)
+        try:
+            _write_all(segment.fd, offset, data)
+        except BaseException:
+            # A full disk needs back what was written until then.
+            with contextlib.suppress(OSError):
+                _punch(segment.fd, offset, len(data))
+            raise
+        segment.written.add(offset, offset + len(data))
         txn.counters.next_segment = max(txn.counters.next_segment, segment.id + 1)
         stop = segment.written.stop
         self.put_row(txn, segment.id, SegmentRow(OPEN, stop, _allocated(segment.fd)))
@@ -217,14 +226,37 @@ class Segments:
         self._unsynced.segments |= unsynced.segments
         self._unsynced.has_new_names |= unsynced.has_new_names
 
-    def repair(self, segment: Segment, offset: int, data: bytes) -> None:
-        """Put `data` back where bytes rotted."""
-        fd = self._open_fd(segment.id, os.O_RDWR)
+    def size_on_disk(self, segment: SegmentId) -> int:
+        """Return how long the segment's file is; 0 when there is none."""
+        opened = self._open.get(segment)
+        try:
+            return (os.fstat(opened.fd) if opened else self.path(segment).stat()).st_size
+        except FileNotFoundError:
+            return 0
+
+    def repair(self, txn: Txn, segment: SegmentId, offset: int, data: bytes) -> None:
+        """Put `data` back where bytes rotted; the next checkpoint makes it durable.
+
+        A file that is gone is made anew. Raises NoSpace, QuotaExceeded, OSError.
+        """
+        row = get_row(txn, segment)
+        if row is None:
+            raise Damaged(f"segment {segment:x} is not in the index")
+        self.repairs += 1
+        opened = self._open.get(segment)
+        if opened is None:
+            if not self.path(segment).exists():
+                self._sealed.pop(segment, None)
+                os.close(self._open_fd(segment, os.O_RDWR | os.O_CREAT))
+                self._unsynced.has_new_names = True
+            opened = self.get(txn, segment)
+        fd = self._open_fd(segment, os.O_RDWR) if opened.written is None else os.dup(opened.fd)
         try:
             _write_all(fd, offset, memoryview(data))
-            os.fdatasync(fd)
+            self.put_row(txn, segment, row._replace(allocated=_allocated(fd)))
         finally:
             os.close(fd)
+        self._unsynced.segments[segment] = opened
 
     def seal(self, txn: Txn, segment: Segment) -> None:
         """Take no more writes to `segment`."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from dedupfs.core.errors import Corrupt
 from dedupfs.core.format import SHARE, U64, pair_key, unpack_pair
 from dedupfs.core.intervals import Counted, add_count, drop_count
-from dedupfs.store import chunks
+from dedupfs.core.types import FILE_MAX_BYTES
+from dedupfs.store import chunks, damage
 
 if TYPE_CHECKING:
     from dedupfs.core.types import SegmentId
@@ -34,6 +35,13 @@ def rows(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[Counted]:
     return found
 
 
+def stop_of(txn: Txn, segment: SegmentId) -> int:
+    """Return the end of the last used byte of a segment; 0 when it has none."""
+    last = txn.floor("shares", pair_key(segment, FILE_MAX_BYTES))
+    row = _unpack(segment, *last) if last is not None else None
+    return row.stop if row is not None else 0
+
+
 def add(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
     """Count one more user of `start..stop`."""
     old = rows(txn, segment, start, stop)
@@ -53,6 +61,7 @@ def drop(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
     for freed_start, freed_stop in freed:
         txn.counters.live_bytes -= freed_stop - freed_start
         chunks.forget(txn, segment, freed_start, freed_stop)
+        damage.clear(txn, segment, freed_start, freed_stop)
         note_free(txn, segment, freed_start, freed_stop)
 
 

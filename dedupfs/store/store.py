@@ -13,7 +13,9 @@ from dedupfs.store import backing, extents, freeing, reading, recovery, shares
 from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
 from dedupfs.store.ingest import Shelf, Writer
+from dedupfs.store.journal import sync_folder
 from dedupfs.store.lock import StoreLock
+from dedupfs.store.scrub import Scrub
 from dedupfs.store.segments import Segments
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Store:
             try:
                 folder = path / STORE_FILES["segments"]
                 segments = Segments(folder, index.counters.next_segment)
+                sync_folder(path)  # the names `index` and `segments`
                 recovery.recover(index, segments, folder)
             except BaseException:
                 index.close()
@@ -100,6 +103,10 @@ class Store:
         """Let `new`, without extents, share all bytes of `ino`."""
         for extent in extents.overlapping(txn, ino, 0, FILE_MAX_BYTES):
             extents.map_range(txn, new, extent)
+
+    def scrub(self, *, restart: bool = False) -> Scrub:
+        """Return a pass that reads all chunks: the interrupted one, unless `restart`."""
+        return Scrub(self.index, self._segments, restart=restart)
 
     def usage(self, ino: Ino) -> Usage:
         """Return what the file takes, from its committed extents."""
@@ -174,13 +181,19 @@ def prepare(path: Path) -> None:
     """Make the folder of a store, or check that what is there is one this version reads."""
     path.mkdir(mode=0o700, exist_ok=True)
     marker = path / STORE_FILES["marker"]
-    if not marker.exists():
+    # An empty one is what a power cut leaves of a store being made.
+    if not marker.exists() or not marker.stat().st_size:
         foreign = [entry for entry in path.iterdir() if entry.name not in STORE_FILES.values()]
         if foreign:
             raise NotAStore(
                 f"{path} is not a dedupfs store and not empty: give an empty or new folder"
             )
-        marker.write_text(f"{MARKER_PREFIX}{FORMAT_VERSION}\n")
+        with marker.open("w") as file:
+            file.write(f"{MARKER_PREFIX}{FORMAT_VERSION}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(path)
+        sync_folder(path.parent)
         return
     text = marker.read_text(errors="replace")
     number = text.removeprefix(MARKER_PREFIX).strip()

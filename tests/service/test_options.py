@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dedupfs.core.errors import MountError
-from dedupfs.service.options import IoMode, MountOptions, OptionList, parse_option_list
+from dedupfs.core.types import IoMode
+from dedupfs.service.options import MountOptions, OptionList, parse_option_list
 
 
 def test_our_own_options_are_understood() -> None:
@@ -65,14 +66,3 @@ def test_options_survive_the_way_to_the_daemon() -> None:
         extra=("ro", "context=x"),
     )
     assert MountOptions.from_json(options.to_json()) == options
-
-
-def test_io_says_what_is_in_force() -> None:
-    paths = {"mountpoint": Path("/m"), "store": Path("/s")}
-    asked = MountOptions(**paths, io=IoMode.PASSTHROUGH)
-    assert not asked.writeback
-    assert asked.io_mode == "passthrough"
-    assert "not available in this version" in asked.io_reason
-    auto = MountOptions(**paths)
-    assert auto.writeback
-    assert auto.io_mode == "writeback"

@@ -152,6 +152,7 @@ def test_different_bytes_of_one_fingerprint_stay_different(
     store: Store, write, read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dedupfs.store.ingest.fingerprint", lambda data: bytes(16))
+    monkeypatch.setattr("dedupfs.store.healing.fingerprint", lambda data: bytes(16))
     left, right = noise(20_000, 1), noise(20_000, 2)
     write(2, left)
     write(3, right)

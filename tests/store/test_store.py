@@ -120,9 +120,9 @@ def test_a_lost_or_short_segment_is_an_error_never_zeros(tmp_path: Path) -> None
     os.truncate(short, 1000)
     lost.unlink()
     store = Store.open(tmp_path / "s")
-    with pytest.raises(Damaged, match="ends before"):
+    with pytest.raises(Damaged, match="is damaged"):
         store.read(Ino(2), 0, MIB).run()
-    with pytest.raises(Damaged, match="no file"):
+    with pytest.raises(Damaged, match="is damaged"):
         store.read(Ino(3), 0, MIB)
     writer = store.writer(Ino(4), lambda _txn, _delta: None)
     writer.write(0, noise(MIB, 3))

@@ -1,0 +1,164 @@
+/* Passthrough through stock pyfuse3 and libfuse, which know no FOPEN_PASSTHROUGH.
+ *
+ * Imported with RTLD_GLOBAL before pyfuse3, so that pyfuse3's call of fuse_session_mount() finds
+ * the one here. It mounts as libfuse does, then puts itself between libfuse and /dev/fuse
+ * (fuse_session_custom_io): replies to OPEN and CREATE whose handle is marked get the flag and the
+ * backing id. Nothing else is touched; INIT is handshake.py's. Structures and constants:
+ * include/uapi/linux/fuse.h of Linux 6.9.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#define FUSE_USE_VERSION 314
+#include <dlfcn.h>
+#include <errno.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { OP_OPEN = 14, OP_CREATE = 35 };
+
+#define OPENED_PASSTHROUGH (1u << 7)
+#define OPENED_KEEP_CACHE (1u << 1)
+
+/* A file handle with this bit asks for passthrough; its backing id is in bits 32 to 61. */
+#define HANDLE_PASSTHROUGH (UINT64_C(1) << 62)
+#define HANDLE_BACKING_ID(handle) ((int32_t)(((handle) >> 32) & 0x3fffffff))
+
+struct in_header { uint32_t len, opcode; uint64_t unique, nodeid; uint32_t uid, gid, pid, extlen; };
+struct out_header { uint32_t len; int32_t error; uint64_t unique; };
+struct open_out { uint64_t fh; uint32_t open_flags; int32_t backing_id; };
+struct backing_map { int32_t fd; uint32_t flags; uint64_t padding; };
+
+#define DEV_IOC_BACKING_OPEN _IOW(229, 1, struct backing_map)
+#define DEV_IOC_BACKING_CLOSE _IOW(229, 2, uint32_t)
+
+/* One session a process (pyfuse3's rule), served by one thread. */
+static int fuse_fd = -1;
+
+/* OPEN and CREATE requests without an answer yet: room for more than pyfuse3's 99 tasks. */
+enum { WAITING = 256 };
+static uint64_t waiting[WAITING];
+
+static void note_waiting(uint64_t unique)
+{
+    for (int i = 0; i < WAITING; i++)
+        if (!waiting[i]) {
+            waiting[i] = unique;
+            return;
+        }
+}
+
+static int take_waiting(uint64_t unique)
+{
+    for (int i = 0; i < WAITING; i++)
+        if (waiting[i] == unique) {
+            waiting[i] = 0;
+            return 1;
+        }
+    return 0;
+}
+
+static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
+{
+    (void)userdata;
+    ssize_t length = read(fd, buffer, size);
+    if (length < (ssize_t)sizeof(struct in_header))
+        return length;
+    const struct in_header *head = buffer;
+    if (head->opcode == OP_OPEN || head->opcode == OP_CREATE)
+        note_waiting(head->unique);
+    return length;
+}
+
+static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
+{
+    (void)userdata;
+    const struct out_header *head = iov[0].iov_base;
+    if (iov[0].iov_len >= sizeof *head && take_waiting(head->unique) && !head->error &&
+        count >= 2 && iov[1].iov_len >= sizeof(struct open_out)) {
+        /* the last part of a CREATE reply, all of an OPEN one */
+        struct open_out out;
+        char *at = (char *)iov[1].iov_base + iov[1].iov_len - sizeof out;
+        memcpy(&out, at, sizeof out);
+        if (out.fh & HANDLE_PASSTHROUGH) {
+            out.open_flags |= OPENED_PASSTHROUGH;
+            out.open_flags &= ~OPENED_KEEP_CACHE;
+            out.backing_id = HANDLE_BACKING_ID(out.fh);
+            memcpy(at, &out, sizeof out);
+        }
+    }
+    return writev(fd, iov, count);
+}
+
+static const struct fuse_custom_io custom_io = {.writev = write_reply, .read = read_request};
+
+__attribute__((visibility("default"))) int fuse_session_mount(struct fuse_session *session,
+                                                              const char *mountpoint)
+{
+    int (*mount)(struct fuse_session *, const char *) = dlsym(RTLD_NEXT, "fuse_session_mount");
+    if (!mount) {
+        fprintf(stderr, "dedupfs: libfuse has no fuse_session_mount\n");
+        return -1;
+    }
+    int result = mount(session, mountpoint);
+    if (result)
+        return result;
+    fuse_fd = fuse_session_fd(session);
+    memset(waiting, 0, sizeof waiting);
+    result = fuse_session_custom_io(session, &custom_io, fuse_fd);
+    if (result) {
+        fprintf(stderr, "dedupfs: fuse_session_custom_io: %s\n", strerror(-result));
+        fuse_fd = -1;
+    }
+    return 0;
+}
+
+static PyObject *is_active(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyBool_FromLong(fuse_fd >= 0);
+}
+
+static PyObject *backing_open(PyObject *self, PyObject *args)
+{
+    (void)self;
+    struct backing_map map = {0};
+    if (!PyArg_ParseTuple(args, "i", &map.fd))
+        return NULL;
+    int id = ioctl(fuse_fd, DEV_IOC_BACKING_OPEN, &map);
+    if (id <= 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(id);
+}
+
+static PyObject *backing_close(PyObject *self, PyObject *args)
+{
+    (void)self;
+    uint32_t id;
+    if (!PyArg_ParseTuple(args, "I", &id))
+        return NULL;
+    if (ioctl(fuse_fd, DEV_IOC_BACKING_CLOSE, &id))
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"is_active", is_active, METH_NOARGS, "Whether a session was mounted through this module."},
+    {"backing_open", backing_open, METH_VARARGS, "backing_open(fd): register a file, return its id."},
+    {"backing_close", backing_close, METH_VARARGS, "backing_close(id): let a file go."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_passthrough", "FOPEN_PASSTHROUGH for pyfuse3.", -1, methods,
+    NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__passthrough(void)
+{
+    return PyModule_Create(&module);
+}

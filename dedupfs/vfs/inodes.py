@@ -1,0 +1,213 @@
+"""Live inodes: lookup counts, open inodes, and index transactions that change inodes.
+
+An inode stays as long as it has a name, a lookup by the kernel, or an open handle. While it is
+open its attributes live here, ahead of its row: Change keeps the two together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import stat
+from typing import TYPE_CHECKING
+
+from dedupfs.core.errors import NoSuchName, NotADirectory
+from dedupfs.store import namespace
+from dedupfs.vfs.attributes import Attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from dedupfs.core.format import Inode
+    from dedupfs.core.types import Ino
+    from dedupfs.store.index import Txn
+    from dedupfs.store.ingest import Writer
+    from dedupfs.store.store import Store
+    from dedupfs.vfs.passthrough import Passed
+
+
+class OpenInode:
+    """A regular file with at least one handle."""
+
+    __slots__ = ("dirty", "handles", "ino", "inode", "passed", "writer", "writing_handles")
+
+    def __init__(self, ino: Ino, inode: Inode) -> None:
+        self.ino = ino
+        self.inode = inode
+        self.handles = 0
+        self.writing_handles = 0
+        self.writer: Writer | None = None
+        self.passed: Passed | None = None  # read past us
+        self.dirty = False  # `inode` is ahead of its row
+
+    def on_ingest(self, txn: Txn, mapped_delta: int) -> None:
+        """Put the row in the transaction that places data: size, times and data are one."""
+        self.inode.mapped_bytes += mapped_delta
+        namespace.put_inode(txn, self.ino, self.inode)
+        self.dirty = False
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes written and not placed yet."""
+        return 0 if self.writer is None else self.writer.stop - self.writer.start
+
+
+class Change:
+    """One write transaction over inodes. What `inode` returned and `put` named is stored."""
+
+    __slots__ = ("_changed", "_inodes", "_table", "now_ns", "orphaned", "txn")
+
+    def __init__(self, table: Inodes, txn: Txn, now_ns: int) -> None:
+        self.txn = txn
+        self.now_ns = now_ns
+        self.orphaned: list[Ino] = []
+        self._table = table
+        self._inodes: dict[Ino, Inode] = {}
+        self._changed: set[Ino] = set()
+
+    def inode(self, ino: Ino) -> Inode:
+        """Return the inode, the same object each time; raise NoSuchName when it is gone."""
+        found = self._inodes.get(ino)
+        if found is None:
+            live = self._table.live.get(ino)
+            # A copy: an undone transaction must not show in the live inode.
+            found = copy.copy(live.inode) if live else namespace.get_inode(self.txn, ino)
+            self._inodes[ino] = found
+        return found
+
+    def directory(self, ino: Ino) -> Inode:
+        """Return the inode of a directory that can take names: one not removed."""
+        found = self.inode(ino)
+        if not stat.S_ISDIR(found.mode):
+            raise NotADirectory(f"inode {ino}")
+        if found.nlink == 0:
+            raise NoSuchName(f"directory {ino} is removed")
+        return found
+
+    def put(self, ino: Ino) -> None:
+        """Store the inode at the end of the transaction."""
+        self._changed.add(ino)
+
+    def put_with_ctime(self, ino: Ino) -> None:
+        """Store the inode, its status changed now."""
+        self.inode(ino).ctime_ns = self.now_ns
+        self._changed.add(ino)
+
+    def put_with_mtime(self, ino: Ino) -> None:
+        """Store the inode, its content changed now: of a directory, its names."""
+        inode = self.inode(ino)
+        inode.mtime_ns = inode.ctime_ns = self.now_ns
+        self._changed.add(ino)
+
+    def lose_name(self, ino: Ino) -> None:
+        """Take a name's link off the inode; without one it is orphaned or dropped."""
+        inode = self.inode(ino)
+        inode.nlink = 0 if stat.S_ISDIR(inode.mode) else inode.nlink - 1
+        self.put_with_ctime(ino)
+        if inode.nlink > 0:
+            return
+        if self._table.is_used(ino):
+            namespace.add_orphan(self.txn, ino)
+            self.orphaned.append(ino)
+        else:
+            self.drop(ino)
+
+    def drop(self, ino: Ino) -> None:
+        """Remove the inode and its data."""
+        inode = self.inode(ino)
+        self._table.store.drop(self.txn, ino)
+        namespace.remove_inode(self.txn, ino, inode)
+        self._changed.discard(ino)
+
+    def write_rows(self) -> None:
+        """Put the rows of all changed inodes."""
+        for ino in self._changed:
+            namespace.put_inode(self.txn, ino, self._inodes[ino])
+
+    def apply(self) -> None:
+        """Let the live inodes follow: the transaction is committed."""
+        for ino in self._changed:
+            live = self._table.live.get(ino)
+            if live is not None:
+                live.inode = self._inodes[ino]
+                live.dirty = False
+        self._table.orphans.update(self.orphaned)
+
+
+class Inodes:
+    """The table of live inodes."""
+
+    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+        self.store = store
+        self.clock = clock
+        self.live: dict[Ino, OpenInode] = {}
+        self.orphans: set[Ino] = set()  # without a name, used until now
+        self._lookups: dict[Ino, int] = {}
+        # With the writeback cache the kernel sends mtime and ctime itself (fuse_flush_times): a
+        # WRITE comes later than the write(2) it is of.
+        self.kernel_keeps_times = False
+        # Tells the kernel that a name it remembers means something else now.
+        self.forget_name: Callable[[Ino, bytes], None] = lambda _parent, _name: None
+
+    @contextlib.contextmanager
+    def change(self) -> Iterator[Change]:
+        """One write transaction; live inodes take part in it."""
+        with self.store.index.write() as txn:
+            change = Change(self, txn, self.clock())
+            yield change
+            change.write_rows()
+        change.apply()
+
+    def inode(self, txn: Txn, ino: Ino) -> Inode:
+        """Return the inode to look at; raise NoSuchName when it is gone."""
+        live = self.live.get(ino)
+        return live.inode if live is not None else namespace.get_inode(txn, ino)
+
+    def attributes(self, txn: Txn, ino: Ino) -> Attributes:
+        """Return what `stat` shows; raise NoSuchName when the inode is gone."""
+        live = self.live.get(ino)
+        if live is None:
+            inode = namespace.get_inode(txn, ino)
+            return Attributes(ino, inode, inode.mapped_bytes)
+        inode = live.inode
+        return Attributes(ino, inode, inode.mapped_bytes + live.pending_bytes)
+
+    def getattr(self, ino: Ino) -> Attributes:
+        """Return what `stat` shows; raise NoSuchName when the inode is gone."""
+        with self.store.index.read() as txn:
+            return self.attributes(txn, ino)
+
+    def count_lookup(self, ino: Ino) -> None:
+        """Note that the kernel was told of `ino`, until it forgets as often."""
+        self._lookups[ino] = self._lookups.get(ino, 0) + 1
+
+    def forget(self, counts: Iterable[tuple[Ino, int]]) -> None:
+        """Take back lookups; inodes that nothing uses and no name leads to are dropped."""
+        unused = []
+        for ino, count in counts:
+            left = self._lookups.get(ino, 0) - count
+            if left > 0:
+                self._lookups[ino] = left
+            else:
+                self._lookups.pop(ino, None)
+                if ino in self.orphans and ino not in self.live:
+                    unused.append(ino)
+        self.drop_orphans(unused)
+
+    def is_used(self, ino: Ino) -> bool:
+        """Return whether the kernel or a handle still refers to `ino`."""
+        return ino in self._lookups or ino in self.live
+
+    def is_last_use(self, ino: Ino) -> bool:
+        """Return whether nothing will lead to `ino` once its last handle is closed."""
+        return ino in self.orphans and ino not in self._lookups
+
+    def drop_orphans(self, inos: Iterable[Ino]) -> None:
+        """Remove inodes that have no name, and their data."""
+        dead = list(inos)
+        if not dead:
+            return
+        with self.change() as change:
+            for ino in dead:
+                change.drop(ino)
+        self.orphans.difference_update(dead)

@@ -1,0 +1,108 @@
+"""Passthrough: files that readers read past this process, and copy-up when somebody writes them.
+
+The kernel's rules (fs/fuse/iomode.c): all opens of an inode at a time are passthrough, of one
+backing file, or none is. So the mode belongs to the inode and is chosen by the first open. A writer
+that meets passthrough readers gets a new inode under the old names, and ESTALE: the kernel looks
+the name up again and opens the new one. The readers keep the version they opened, as on overlayfs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dedupfs.core.errors import Damaged, Stale
+from dedupfs.store import namespace
+
+if TYPE_CHECKING:
+    from dedupfs.core.types import Ino
+    from dedupfs.store.backing import Backing
+    from dedupfs.vfs.inodes import Inodes, OpenInode
+
+log = logging.getLogger(__name__)
+
+
+class BackingFiles(Protocol):
+    """The kernel's table of backing files. Both raise OSError."""
+
+    def backing_open(self, fd: int, /) -> int:
+        """Register a file; return its id."""
+
+    def backing_close(self, backing_id: int, /) -> None:
+        """Let it go."""
+
+
+class Passed(NamedTuple):
+    """An inode whose opens are passthrough."""
+
+    backing_id: int
+    backing: Backing
+
+
+class Passthrough:
+    """Chooses the mode of an inode at its first open."""
+
+    def __init__(self, inodes: Inodes) -> None:
+        self._inodes = inodes
+        self._kernel: BackingFiles | None = None
+        self.failure = ""  # why the last backing file was refused
+
+    def enable(self, kernel: BackingFiles) -> None:
+        """Use it from now on."""
+        self._kernel = kernel
+
+    def begin(self, live: OpenInode) -> None:
+        """Let all opens of `live`, this first one for reading, be passthrough if they can."""
+        if self._kernel is None or not live.inode.size:
+            return
+        try:
+            backing = self._inodes.store.backing(live.ino, live.inode.size)
+        except Damaged:
+            return  # an ordinary read says what is wrong
+        if backing is None:
+            return
+        try:
+            live.passed = Passed(self._kernel.backing_open(backing.fd), backing)
+        except OSError as error:
+            backing.close()
+            if not self.failure:
+                log.warning("passthrough: %s: such files take the ordinary path", error)
+            self.failure = str(error)
+
+    def end(self, live: OpenInode) -> None:
+        """After the last close of `live`: the next open chooses anew."""
+        passed, live.passed = live.passed, None
+        if passed is None:
+            return
+        passed.backing.close()
+        if self._kernel is not None:
+            try:
+                self._kernel.backing_close(passed.backing_id)
+            except OSError as error:
+                log.info("backing file %d: %s", passed.backing_id, error)
+
+
+def refuse_change(inodes: Inodes, ino: Ino) -> None:
+    """Before content of `ino` changes: copy it up and raise Stale if readers have it past us."""
+    live = inodes.live.get(ino)
+    if live is None or live.passed is None:
+        return
+    with inodes.change() as change:
+        old = change.inode(ino)
+        names = namespace.names_of(change.txn, ino)
+        if names:
+            new = namespace.add_inode(change.txn, copy.copy(old))
+            inodes.store.clone(change.txn, ino, new)
+            for key in namespace.list_xattrs(change.txn, ino):
+                value = namespace.get_xattr(change.txn, ino, key)
+                namespace.put_xattr(change.txn, new, key, value or b"")
+            for parent, entry in names:
+                namespace.point_entry(change.txn, parent, entry, new)
+            old.nlink = 1
+            change.lose_name(ino)
+    if len(names) > 1:
+        # The kernel looks up anew only the name it came by.
+        for parent, entry in names:
+            inodes.forget_name(parent, entry.name)
+    raise Stale(f"inode {ino} is read past us: its names have moved to a new inode")
