@@ -70,8 +70,14 @@ class Checkpoints:
             raise
         self._index.take_unmarked_frees()
 
-    def unmarked_starts(self, segment: int) -> set[int]:
-        """Return where ranges of `segment` start that a power cut may bring back into use."""
-        return self._index.unmarked_frees.get(segment, set()) | self._being_marked.get(
-            segment, set()
-        )
+    def is_marked(self, segment: int, start: int) -> bool:
+        """Tell whether the range freed at `start` stays free after a power cut."""
+        return not any(start in found.get(segment, ()) for found in self._unmarked)
+
+    def is_all_marked(self, segment: int) -> bool:
+        """Tell whether everything freed of `segment` stays free after a power cut."""
+        return not any(found.get(segment) for found in self._unmarked)
+
+    @property
+    def _unmarked(self) -> tuple[dict[int, set[int]], dict[int, set[int]]]:
+        return self._index.unmarked_frees, self._being_marked

@@ -69,18 +69,18 @@ def _marked_rows(
 ) -> list[tuple[bytes, bytes]]:
     """Return freed ranges that no checkpoint needs, of segments nobody reads past the index."""
     rows: list[tuple[bytes, bytes]] = []
-    start = b""
-    while len(rows) < limit:
-        found = next(txn.scan("frees", start), None)
-        if found is None:
-            break
-        segment, at = unpack_pair(found[0])
-        if segments.is_pinned(SegmentId(segment)):
-            start = pair_key(segment + 1, 0)
-            continue
-        if at not in checkpoints.unmarked_starts(segment):
-            rows.append(found)
-        start = pair_key(segment, at + 1)
+    start: bytes | None = b""
+    while start is not None:
+        after, start = start, None
+        for key, value in txn.scan("frees", after):
+            segment, at = unpack_pair(key)
+            if segments.is_pinned(SegmentId(segment)):
+                start = pair_key(segment + 1, 0)
+                break
+            if checkpoints.is_marked(segment, at):
+                rows.append((key, value))
+                if len(rows) == limit:
+                    break
     return rows
 
 
@@ -93,14 +93,15 @@ class _Freeing:
         self._txn = txn
         self._segments = segments
         self._segment = segment
-        self._unmarked = checkpoints.unmarked_starts(segment)
+        self._checkpoints = checkpoints
 
     def free(self, start: int, stop: int) -> list[Path]:
         """Punch what is unused of a range; return the file to remove if the segment is."""
         if get_row(self._txn, self._segment) is None:
             return []
         is_open = self._segments.opened(self._segment) is not None
-        if not is_open and not self._unmarked and self._is_unused():
+        is_marked = self._checkpoints.is_all_marked(self._segment)
+        if not is_open and is_marked and self._is_unused():
             return [self._segments.forget(self._txn, self._segment)]
         # A page goes when all users of its bytes are gone, whoever was last.
         low, high = start - start % PAGE_BYTES, stop + -stop % PAGE_BYTES
@@ -118,10 +119,13 @@ class _Freeing:
         """Return what files use of the range, now or after a power cut."""
         rows = shares.rows(self._txn, self._segment, start, stop)
         used = IntervalSet((row.start, row.stop) for row in rows)
-        for at in self._unmarked:
-            raw = self._txn.get("frees", pair_key(self._segment, at))
-            if raw is not None:
-                used.add(at, at + U64.unpack(raw)[0])
+        freed = [self._txn.floor("frees", pair_key(self._segment, start))]
+        first, last = pair_key(self._segment, start + 1), pair_key(self._segment, stop)
+        freed += self._txn.scan("frees", first, last)
+        for key, value in filter(None, freed):
+            segment, at = unpack_pair(key)
+            if segment == self._segment and not self._checkpoints.is_marked(segment, at):
+                used.add(at, at + U64.unpack(value)[0])
         return [(low, high) for low, high in used if low < stop and high > start]
 
     def _is_unwritten(self, start: int, stop: int) -> bool:
