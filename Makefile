@@ -1,0 +1,72 @@
+# Every target works on a fresh Debian 12 or Ubuntu 24.04, and does nothing twice.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/bash
+
+BIN := .venv/bin
+STAMPS := .venv/.stamps
+EXTENSION := dedupfs/fuse/_passthrough.c
+INSTALLED := $(STAMPS)/installed
+DEV_INSTALLED := $(STAMPS)/dev-installed
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: system-build $(INSTALLED) ## Make .venv with dedupfs in it: .venv/bin/dedupfs
+
+.PHONY: demo
+demo: install-dev ## Four ranks write the same data at once, the disk holds one copy
+	$(BIN)/python tests/demo/four_ranks.py $(ARGS)
+
+.PHONY: test
+test: install-dev system-test ## Run the tests; ARGS="-k name" to choose
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: crash
+crash: install-dev system-test ## Kill and cut the power hundreds of times (root, about 20 minutes)
+	DEDUPFS_CRASH=long $(BIN)/python -m pytest tests/crash -o faulthandler_timeout=0 $(ARGS)
+
+.PHONY: lint
+lint: install-dev ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: install-dev system-test ## Print savings and speed beside a plain directory
+	$(BIN)/python -m pytest tests/bench -m bench -s --timeout=0 $(ARGS)
+
+.PHONY: lock
+lock: ## Write the lock files anew from pyproject.toml (needs uv)
+	scripts/lock
+
+.PHONY: clean
+clean: ## Remove .venv, caches and build leftovers
+	rm -rf .venv .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	  .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: install-dev
+install-dev: system-build $(DEV_INSTALLED)
+
+.PHONY: system-build
+system-build:
+	@scripts/system-packages build
+
+.PHONY: system-test
+system-test:
+	@scripts/system-packages test
+
+# The development lock holds everything of the other at the same versions.
+$(INSTALLED): pyproject.toml requirements.lock scripts/make-venv $(EXTENSION)
+	@scripts/make-venv requirements.lock
+	@mkdir -p $(STAMPS) && touch $@
+
+$(DEV_INSTALLED): pyproject.toml requirements-dev.lock scripts/make-venv $(EXTENSION)
+	@scripts/make-venv requirements-dev.lock
+	@mkdir -p $(STAMPS) && touch $@ $(INSTALLED)
