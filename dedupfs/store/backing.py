@@ -47,7 +47,8 @@ def find(index: Index, segments: Segments, ino: Ino, size: int) -> Backing | Non
         if any(e.segment != first.segment or e.shift for e in found):
             return None
         segment = segments.get(txn, first.segment)
-        if segment.size != size:
+        is_shared_pack = segment.written is not None and not segment.is_home
+        if segment.size != size or is_shared_pack:
             return None
         for start, stop in gaps(((e.offset, e.stop) for e in found), 0, size):
             if not _is_hole(txn, first.segment, start, stop):

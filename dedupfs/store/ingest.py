@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dedupfs.core import matching
 from dedupfs.core.chunking import CHUNK_MAX_BYTES, cut, fingerprint
-from dedupfs.core.errors import Damaged
+from dedupfs.core.errors import Damaged, NoSpace
 from dedupfs.core.format import Extent
 from dedupfs.core.types import PAGE_BYTES, Ino, SegmentId
 from dedupfs.store import chunks, damage, extents, freeing
@@ -57,13 +57,13 @@ class Shelf:
     def pack_room(self, txn: Txn, length: int) -> tuple[Segment, int]:
         """Return a pack segment and the offset at which `length` bytes fit."""
         pack = self._pack
-        if pack is not None and pack.run_around(0)[1] + length > PACK_MAX_BYTES:
+        if pack is not None and pack.size + length > PACK_MAX_BYTES:
             self.let_go(txn, pack)
-            pack = None
-        if pack is None:
+        # Sealed here, or by a transaction that was undone since.
+        if pack is None or pack.written is None:
             self._pack = pack = self.segments.create(is_home=False)
             pack.users = 1
-        return pack, pack.written.stop if pack.written is not None else 0
+        return pack, pack.size
 
     def let_go(self, txn: Txn, segment: Segment) -> None:
         """One writer less appends to `segment`; after the last it is sealed."""
@@ -392,6 +392,8 @@ class _Ingest:
         if not pieces:
             return
         start, stop = pieces[0].start, pieces[-1].stop
+        if self._shelf.index.reserve.is_given and not self._shelf.index.restore_reserve():
+            raise NoSpace("room is needed for removing files first")
         segment, offset = self._room(self._base + start, stop - start)
         self._segments.write(self._txn, segment, offset, self._view[start:stop])
         for piece in pieces:

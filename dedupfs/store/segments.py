@@ -32,7 +32,7 @@ SEALED: Final = 1
 _BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _SPARE_FDS: Final = 128  # for everything that is not a cached segment
 _CACHED_FDS_MAX: Final = 4096
-_PREALLOCATED_BYTES: Final = 1 << 20
+_BLOCK_MAX_BYTES: Final = 64 << 10  # of file systems in use
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 
@@ -156,6 +156,8 @@ class Segments:
 
     def create(self, *, is_home: bool) -> Segment:
         """Make a new, open segment. The index learns of it with the first write."""
+        if len(self._unsynced.segments) > self._cached_max:
+            self._drop_unsynced()
         segment = SegmentId(self._next_id)
         fd = self._open_fd(segment, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         self._next_id += 1
@@ -262,7 +264,7 @@ class Segments:
         """Take no more writes to `segment`."""
         assert segment.written is not None, "sealed once"
         stop = segment.written.stop
-        if _allocated(segment.fd) > stop + _PREALLOCATED_BYTES:
+        if _allocated(segment.fd) >= stop + _BLOCK_MAX_BYTES:
             # XFS keeps speculative preallocation until a truncation.
             os.ftruncate(segment.fd, stop + 1)
             os.ftruncate(segment.fd, stop)
@@ -328,15 +330,27 @@ class Segments:
 
     def _open_fd(self, segment: SegmentId, flags: int) -> int:
         path = self.path(segment)
-        try:
-            return os.open(path, flags | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if error.errno in {errno.EMFILE, errno.ENFILE} and self._sealed:
-                self._sealed.clear()
+        for relieve in (self._drop_cached, self._drop_unsynced, None):
+            try:
                 return os.open(path, flags | os.O_CLOEXEC, 0o600)
-            if error.errno in _FULL:
-                raise _FULL[error.errno](f"segment: {error.strerror}") from error
-            raise
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENFILE} and relieve is not None:
+                    relieve()
+                elif error.errno in _FULL:
+                    raise _FULL[error.errno](f"segment: {error.strerror}") from error
+                else:
+                    raise
+        raise AssertionError("the last turn returns or raises")
+
+    def _drop_cached(self) -> None:
+        self._sealed.clear()
+
+    def _drop_unsynced(self) -> None:
+        """Let go of sealed segments that wait for the next checkpoint with an open descriptor."""
+        waiting = self._unsynced.segments
+        for segment in [one for one in waiting.values() if one.written is None]:
+            os.fdatasync(segment.fd)
+            del waiting[segment.id]
 
 
 def get_row(txn: Txn, segment: SegmentId) -> SegmentRow | None:

@@ -174,3 +174,35 @@ def test_a_killed_process_loses_nothing_flushed_and_leaves_nothing_behind(tmp_pa
     check(store)
     assert store.index.counters.allocated_bytes <= (3 << 20) + 8192
     store.close()
+
+
+def test_regression_a_pack_that_equals_a_file_still_takes_others(store: Store, write, read) -> None:
+    """Reading the only small file of a store made every later small write fail with EIO."""
+    first, second = noise(5000, 1), noise(5000, 2)
+    write(2, first)
+    backing = store.backing(Ino(2), 5000)
+    if backing is not None:
+        backing.close()
+    write(3, second)
+    assert (read(2, 5000), read(3, 5000)) == (first, second)
+
+
+def test_a_segment_read_past_the_index_never_grows_or_changes(store: Store, read) -> None:
+    data = noise(3 * MIB)
+    ahead = store.writer(Ino(2), lambda _txn, _delta: None)
+    ahead.write(0, data[: 2 * MIB])
+    behind = store.writer(Ino(3), lambda _txn, _delta: None)
+    behind.write(0, data[:MIB])
+    behind.flush()
+    ahead.flush()
+    backing = store.backing(Ino(2), 2 * MIB)
+    assert backing is not None
+    ahead.write(2 * MIB, data[2 * MIB :])
+    behind.write(MIB, data[MIB:])
+    ahead.close()
+    behind.close()
+    assert os.fstat(backing.fd).st_size == 2 * MIB
+    assert os.pread(backing.fd, 2 * MIB, 0) == data[: 2 * MIB]
+    backing.close()
+    assert read(2, len(data)) == read(3, len(data)) == data
+    check(store)
