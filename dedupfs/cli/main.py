@@ -8,8 +8,8 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import errors
-from dedupfs.service.options import IoMode  # noqa: TC001 - typer reads annotations
+from dedupfs.cli import errors, fsck
+from dedupfs.core.types import IoMode  # noqa: TC001 - typer reads annotations
 
 _DESCRIPTION: Final = """
 Mount a directory that keeps equal bytes once.
@@ -144,13 +144,29 @@ def mount(  # noqa: PLR0913 - one parameter an option
         Path | None,
         typer.Option(metavar="FILE", help="The daemon's log. Default: dedupfs.log in the store."),
     ] = None,
+    verify_reads: Annotated[
+        bool,
+        typer.Option(
+            "--verify-reads",
+            help="Check what comes from the disk against its fingerprints; what rotted is an I/O "
+            "error, never wrong bytes.",
+        ),
+    ] = False,
+    checkpoint_interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="How much a power cut may take of what no fsync asked for. Default: 5.",
+            show_default=False,
+        ),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(
             "-o",
             metavar="OPTS",
             help="Options as in mount(8), with commas: io=, store=, log_file=, allow_other, "
-            "foreground; ro, nosuid, nodev, noexec, noatime, sync, dirsync, context= and such go to "
+            "foreground, verify_reads, checkpoint_interval=; ro, nosuid, nodev, noexec, noatime, sync, dirsync, context= and such go to "
             "FUSE; what fstab adds (defaults, nofail, _netdev, x-systemd.*) is skipped.",
             show_default=False,
         ),
@@ -173,6 +189,8 @@ def mount(  # noqa: PLR0913 - one parameter an option
         log_file=log_file,
         allow_other=allow_other,
         foreground=foreground,
+        verify_reads=verify_reads,
+        checkpoint_interval_s=checkpoint_interval,
     )
     raise typer.Exit(mounting.mount(options))
 
@@ -235,6 +253,51 @@ def show_status(
         assert path is not None, "handled above"
         document = report.of_path(path)
     _show([document], document, as_json=as_json)
+
+
+@app.command()
+def scrub(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MOUNTPOINT|STORE", help="A dedupfs mount, or a store.", show_default=False
+        ),
+    ],
+    *,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE/s", help="Read at most so much a second, such as 50M."),
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart/--resume",
+            help="Start anew. Default: go on where an interrupted scrub was.",
+            show_default=False,
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document at the end; sizes in bytes.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only what is damaged.")
+    ] = False,
+) -> None:
+    """Read all content from the disk and compare it with its fingerprints.
+
+    On a mount, while it is in use, or on a store that is not mounted. Files that are damaged are
+    listed; they read as I/O errors until the same content is written again.
+
+    Exit status: 0 all well, 1 damage found, 2 it cannot be done.
+    """
+    from dedupfs.cli import scrub as command  # noqa: PLC0415
+    from dedupfs.service.scrubbing import Request  # noqa: PLC0415
+
+    request = Request(command.rate(rate) if rate is not None else None, restart)
+    raise typer.Exit(command.run(path, request, as_json=as_json, quiet=quiet))
+
+
+app.command(epilog=fsck.EPILOG)(fsck.fsck)
 
 
 def _show(documents: list[dict[str, object]], whole: object, *, as_json: bool) -> None:

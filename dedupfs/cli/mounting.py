@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 from dedupfs.cli.errors import UsageError
 from dedupfs.core.errors import MountError
+from dedupfs.core.types import IoMode
 from dedupfs.service import preflight
 from dedupfs.service.mounts import resolve
-from dedupfs.service.options import IoMode, MountOptions, OptionList, parse_option_list
+from dedupfs.service.options import (
+    CHECKPOINT_INTERVAL_S,
+    MountOptions,
+    OptionList,
+    is_interval,
+    parse_option_list,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +42,12 @@ def merge(  # noqa: PLR0913 - one parameter an option
     log_file: Path | None = None,
     allow_other: bool = False,
     foreground: bool = False,
+    verify_reads: bool = False,
+    checkpoint_interval_s: float | None = None,
 ) -> MountOptions:
     """Return the options of a mount; an option of its own wins over the same in an `-o` list."""
+    if checkpoint_interval_s is not None and not is_interval(checkpoint_interval_s):
+        raise UsageError(f"--checkpoint-interval {checkpoint_interval_s:g}: want seconds, above 0")
     resolved = resolve(mountpoint)
     chosen = store or listed.store
     log_path = log_file or listed.log_file
@@ -46,6 +57,10 @@ def merge(  # noqa: PLR0913 - one parameter an option
         io=io or listed.io or IoMode.AUTO,
         allow_other=allow_other or listed.allow_other,
         foreground=foreground or listed.foreground,
+        verify_reads=verify_reads or listed.verify_reads,
+        checkpoint_interval_s=(
+            checkpoint_interval_s or listed.checkpoint_interval_s or CHECKPOINT_INTERVAL_S
+        ),
         log_file=resolve(log_path) if log_path else None,
         extra=listed.extra,
     )

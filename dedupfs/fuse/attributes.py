@@ -45,7 +45,7 @@ def absent() -> pyfuse3.EntryAttributes:
 
 
 def changes(
-    attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, *, unprivileged: bool
+    attributes: pyfuse3.EntryAttributes, fields: pyfuse3.SetattrFields, *, caller_uid: int
 ) -> SetAttr:
     """Return what the kernel asks `setattr` to change."""
     return SetAttr(
@@ -56,7 +56,7 @@ def changes(
         atime_ns=attributes.st_atime_ns if fields.update_atime else None,
         mtime_ns=attributes.st_mtime_ns if fields.update_mtime else None,
         ctime_ns=attributes.st_ctime_ns if fields.update_ctime else None,
-        unprivileged=unprivileged,
+        caller_uid=caller_uid,
     )
 
 

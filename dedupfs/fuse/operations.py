@@ -85,7 +85,7 @@ class Handlers:
         ctx: RequestContext,
     ) -> EntryAttributes:
         """Answer chmod, chown, truncate, utimens."""
-        wanted = changes(attr, fields, unprivileged=ctx.uid != 0)
+        wanted = changes(attr, fields, caller_uid=ctx.uid)
         return entry(self._vfs.setattr(Ino(inode), wanted))
 
     @_request
@@ -152,7 +152,7 @@ class Handlers:
     @_request
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Answer open; the kernel keeps what it has cached of the file."""
-        handle = self._vfs.open(Ino(inode), flags, unprivileged=ctx.uid != 0)
+        handle = self._vfs.open(Ino(inode), flags, caller_uid=ctx.uid)
         return pyfuse3.FileInfo(fh=mark(handle, self._vfs.backing_id(handle)), keep_cache=True)
 
     @_request

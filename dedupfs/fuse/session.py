@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -119,6 +120,12 @@ class Session:
     def close(self) -> None:
         """Unmount, lazily if it is in use."""
         pyfuse3.close(unmount=True)
+
+    async def forget_pages(self, ino: int) -> None:
+        """Let the kernel drop what it has cached of a file, where it can."""
+        # From a thread: the kernel may first have to write dirty pages back, to us.
+        with contextlib.suppress(OSError):
+            await trio.to_thread.run_sync(pyfuse3.invalidate_inode, pyfuse3.InodeT(ino))
 
     async def _raise_read_ahead(self) -> None:
         # The kernel's own limit is set when the mount answers its first request: not before that.

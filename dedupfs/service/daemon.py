@@ -1,7 +1,7 @@
 """The daemon: builds a mount from its parts, keeps it running, ends it. Owns clock and signals.
 
-One nursery. Its body answers the kernel; the task `control` answers the commands, `reclaim` gives
-freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount. However the
+One nursery. Its body answers the kernel; the task `control` answers the commands, `scrub` checks all
+bytes when one asks for it, `reclaim` gives freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount. However the
 mount ends, the body returns, the rest is cancelled, and then session, Vfs and Store are closed.
 """
 
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from dedupfs.core.errors import DedupfsError, FsError, MountError, StoreInUse
+from dedupfs.core.errors import DedupfsError, MountError, StoreInUse
 from dedupfs.fuse.session import Session
-from dedupfs.service import control, mounts, preflight, status
+from dedupfs.service import control, mounts, preflight, scrubbing, status
 from dedupfs.service.logs import DaemonLog
 from dedupfs.store.store import Store, remove_files
 from dedupfs.vfs.vfs import Vfs
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dedupfs.service.options import MountOptions
+    from dedupfs.store.backup import Backup
 
 log = logging.getLogger(__name__)
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _RECLAIM_INTERVAL_S: Final = 1.0
-_CHECKPOINT_INTERVAL_S: Final = 5.0
+_FIRST_BACKUP_S: Final = 300.0
+_BACKUP_INTERVAL_S: Final = 3600.0
 _HOLDER_ENDS_S: Final = 60.0
 _WRITE_BACK_S: Final = 7.0  # `docker stop` kills after 10
 _QUIET_S: Final = 0.3
@@ -112,7 +114,9 @@ class _Daemon:
         holder = str(self._options.mountpoint)
         while True:
             try:
-                return Store.open(self._options.store, holder=holder)
+                return Store.open(
+                    self._options.store, holder=holder, verify_reads=self._options.verify_reads
+                )
             except StoreInUse:
                 preflight.check_free(self._options.mountpoint)
                 if self._is_store_mounted() or time.monotonic() > deadline:
@@ -142,12 +146,19 @@ class _Daemon:
     ) -> None:
         log.info("%s mounted on %s", store.path, self._options.mountpoint)
         listener = control.listen(store.path)
-        answers = control.Control(store.path, {"status": lambda: self._status(store, session)})
+        scrubs = scrubbing.Scrubbing(store, session.forget_pages)
+        answers = control.Control(
+            store.path, {"status": lambda: self._status(store, session)}, scrubs.commands
+        )
         self._control = answers
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answers.serve, listener, name="control")
             nursery.start_soon(_reclaim, store, name="reclaim")
-            nursery.start_soon(_checkpoint, vfs, name="checkpoint")
+            nursery.start_soon(
+                _checkpoint, vfs, self._options.checkpoint_interval_s, name="checkpoint"
+            )
+            nursery.start_soon(scrubs.serve, name="scrub")
+            nursery.start_soon(_back_up, store, name="backup")
             nursery.start_soon(self._end_on_signal, session, signals, name="signals")
             self._tell(None)
             await session.run()
@@ -214,15 +225,42 @@ async def _reclaim(store: Store) -> None:
         try:
             doomed, more = store.reclaim()
             await trio.to_thread.run_sync(remove_files, doomed)
-        except (FsError, OSError) as error:
+        except (DedupfsError, OSError) as error:
             log.warning("freeing space: %s", error)
         await trio.sleep(0 if more else _RECLAIM_INTERVAL_S)
 
 
-async def _checkpoint(vfs: Vfs) -> None:
+async def _checkpoint(vfs: Vfs, interval_s: float) -> None:
     while True:
-        await trio.sleep(_CHECKPOINT_INTERVAL_S)
+        await trio.sleep(interval_s)
         try:
+            vfs.drop_unused()
             await vfs.sync()
-        except (FsError, OSError) as error:
+        except (DedupfsError, OSError) as error:
             log.warning("checkpoint: %s", error)
+
+
+async def _back_up(store: Store) -> None:
+    await trio.sleep(_FIRST_BACKUP_S)
+    while True:
+        backup = store.begin_backup()
+        if backup is not None:
+            await _write_backup(backup)
+        await trio.sleep(_BACKUP_INTERVAL_S)
+
+
+async def _write_backup(backup: Backup) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_at_end, backup)
+        try:
+            await trio.to_thread.run_sync(backup.write)
+        except OSError as error:
+            log.warning("copy of the index: %s", error)
+        nursery.cancel_scope.cancel()
+
+
+async def _stop_at_end(backup: Backup) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        backup.stop()

@@ -6,6 +6,7 @@ shared the bytes again meanwhile, and a worker thread may still be reading them.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Final
 
 from dedupfs.core.format import U64, pair_key, unpack_pair
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from dedupfs.store.checkpoint import Checkpoints
     from dedupfs.store.index import Index, Txn
     from dedupfs.store.segments import Segment, Segments
+
+log = logging.getLogger(__name__)
 
 RECLAIM_ROWS: Final = 64  # a batch stalls other requests for its time
 
@@ -57,8 +60,13 @@ def reclaim(
             segment, start = unpack_pair(key)
             stop = start + U64.unpack(value)[0]
             freeing = _Freeing(txn, segments, checkpoints, SegmentId(segment))
-            doomed += freeing.free(start, stop)
             done += 1
+            try:
+                doomed += freeing.free(start, stop)
+            except OSError as error:
+                # It stays for the next time, and must not hold up the others.
+                log.warning("segment %016x at %d is not freed yet: %s", segment, start, error)
+                continue
             txn.delete("frees", key)
             txn.counters.pending_free_bytes -= stop - start
     return doomed, done == limit

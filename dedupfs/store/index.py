@@ -24,6 +24,7 @@ from dedupfs.core.errors import Corrupt, NoSpace, QuotaExceeded, StoreError, Sto
 from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
 from dedupfs.store import instance, journal
 from dedupfs.store.journal import Change, Journal
+from dedupfs.store.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,10 @@ _MAP_MIN_BYTES: Final = 1 << 30
 # A fold writes and syncs the pages changed since the last: this bounds its time and memory.
 _FOLD_CHANGES: Final = 30_000
 _FOLD_BYTES: Final = 8 << 20
+# A row behind all others, never shown. LMDB gives up the page of a table that becomes empty until
+# the next commit, so that each row that comes and goes alone would cost 4 KiB.
+_LAST_KEY: Final = b"\xff" * 17
+_OFTEN_EMPTY: Final = ("orphans", "frees", "damaged")
 _TABLE_NUMBER: Final = {name: number for number, name in enumerate(TABLES)}
 _FULL: Final = {errno.ENOSPC: NoSpace, errno.EDQUOT: QuotaExceeded}
 
@@ -100,12 +105,13 @@ class Txn:
 
         The table must not change while the iterator is in use: take a list first.
         """
+        stop = _LAST_KEY if stop is None else stop
         with self.lmdb_txn.cursor(db=self._tables[table]) as cursor:
             if not cursor.set_range(start):
                 return
             rows = cast("Iterator[tuple[bytes, bytes]]", cursor.iternext(keys=True, values=True))
             for key, value in rows:
-                if stop is not None and key >= stop:
+                if key >= stop:
                     return
                 yield key, value
 
@@ -116,9 +122,14 @@ class Txn:
             found = (cursor.key() == key or cursor.prev()) if at_or_after else cursor.last()
             return cast("tuple[bytes, bytes]", cursor.item()) if found else None
 
+    def clear(self, table: str) -> None:
+        """Remove all rows of a table; cannot be undone."""
+        self.lmdb_txn.drop(self._tables[table], delete=False)
+
     def rows(self, table: str) -> int:
         """Return how many rows the table has."""
-        return int(self.lmdb_txn.stat(db=self._tables[table])["entries"])
+        entries = int(self.lmdb_txn.stat(db=self._tables[table])["entries"])
+        return entries - (self.get(table, _LAST_KEY) is not None)
 
     def undo(self) -> None:
         """Put back what the current operation changed."""
@@ -152,14 +163,38 @@ class Index:
             raise
 
     def _open(self) -> None:
+        self._env.reader_check()  # what dead processes left would keep pages from being used again
         self._writing = False
         self._changes_since_fold = 0
+        self.changes_made = 0
+        self.fold_soon = False  # asked for by who wants a snapshot
         self._tables: dict[str, lmdb._Database] = {}
         with self._env.begin(write=True) as txn:
             for table in TABLES:
                 self._tables[table] = self._env.open_db(table.encode(), txn=txn)
+                if table in _OFTEN_EMPTY:
+                    txn.put(_LAST_KEY, b"", db=self._tables[table], overwrite=False)
         self.counters = Counters()
+        self.reserve = Reserve(self._path / "reserve")
+        try:
+            self._begin()
+        except (NoSpace, QuotaExceeded):
+            if not self.reserve.give():
+                raise
+            self._begin()
+        self.restore_reserve()
+
+    def _begin(self) -> None:
         self._txn = Txn(self._env.begin(write=True), self._tables, self.counters)
+        try:
+            self._replay()
+            self._fold()
+        except BaseException:
+            with contextlib.suppress(lmdb.Error):
+                self._txn.lmdb_txn.abort()
+            raise
+
+    def _replay(self) -> None:
         self._check_format()
         raw = self._txn.get("meta", b"epoch")
         self._epoch = U64.unpack(raw)[0] if raw else 0
@@ -168,7 +203,6 @@ class Index:
         self._replay_left()
         self._load_counters()
         self._txn.put("meta", b"clean", U32.pack(0))
-        self.fold()
 
     def _load_counters(self) -> None:
         raw = self._txn.get("meta", b"counters")
@@ -253,17 +287,26 @@ class Index:
         if not changes:
             return
         assert self._journal is not None, "opened"
+        record = [Change(_TABLE_NUMBER[table], key, value) for table, key, value, _old in changes]
         try:
-            self._journal.append(
-                [Change(_TABLE_NUMBER[table], key, value) for table, key, value, _old in changes]
-            )
+            self._append(record)
+        except (NoSpace, QuotaExceeded):
+            if not self.reserve.give():
+                raise
+            self._append(record)
+        self._changes_since_fold += len(changes)
+        self.changes_made += len(changes)
+        self._packed_counters = packed
+        changes.clear()
+
+    def _append(self, record: list[Change]) -> None:
+        assert self._journal is not None, "opened"
+        try:
+            self._journal.append(record)
         except OSError as error:
             if error.errno in _FULL:
                 raise _FULL[error.errno](f"journal: {error.strerror}") from error
             raise
-        self._changes_since_fold += len(changes)
-        self._packed_counters = packed
-        changes.clear()
 
     def _undo(self) -> None:
         try:
@@ -275,7 +318,8 @@ class Index:
     def _rebuild(self) -> None:
         """Make the open transaction anew from LMDB's last commit and the journal."""
         assert self._journal is not None, "opened"
-        self._txn.lmdb_txn.abort()
+        with contextlib.suppress(lmdb.Error):  # a commit that failed has ended it
+            self._txn.lmdb_txn.abort()
         self._txn.lmdb_txn = self._env.begin(write=True)
         self._txn.changes.clear()
         for record in journal.records(self._journal.path.read_bytes(), self._journal.position):
@@ -313,9 +357,27 @@ class Index:
         return self._journal
 
     @property
+    def epoch(self) -> int:
+        """The number of the last fold."""
+        return self._epoch
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether anything has changed since the last fold."""
+        return self._changes_since_fold > 0
+
+    @property
     def wants_fold(self) -> bool:
-        """Whether enough has changed since the last fold."""
+        """Whether enough has changed since the last fold, or someone waits for it."""
+        if self.has_changes and (self.fold_soon or self.reserve.is_short):
+            return True
         return self.position > _FOLD_BYTES or self._changes_since_fold > _FOLD_CHANGES
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Txn]:
+        """Open a look at the tables as of the last fold; may run in a worker thread."""
+        with self._env.begin() as raw:
+            yield Txn(raw, self._tables, Counters())
 
     def fold(self, *, clean: bool = False) -> None:
         """Commit everything to LMDB, durably, and start the next journal.
@@ -324,6 +386,19 @@ class Index:
         in order: no journal follows. Raises NoSpace; the old journal then goes on.
         """
         assert not self._writing, "not inside a transaction"
+        try:
+            self._fold(clean=clean)
+        except (NoSpace, QuotaExceeded):
+            if not self.reserve.give():
+                raise
+            self._fold(clean=clean)
+        self.restore_reserve()
+
+    def restore_reserve(self) -> bool:
+        """Set room aside for the next fold; return whether new bytes may be stored."""
+        return self.reserve.restore(self.position)
+
+    def _fold(self, *, clean: bool = False) -> None:
         old = self._journal
         new = None if clean else self._next_journal()
         try:
@@ -339,6 +414,7 @@ class Index:
             raise NoSpace(f"index: {error}") from error
         self._epoch += 1
         self._changes_since_fold = 0
+        self.fold_soon = False
         self._journal = new
         if old is not None:
             old.close()

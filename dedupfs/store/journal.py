@@ -22,6 +22,7 @@ from dedupfs.core.format import (
     JOURNAL_MARK_AT,
     JOURNAL_RECORDS_AT,
     RECORD_HEAD,
+    TABLES,
     U64,
 )
 from dedupfs.store.instance import Instance, is_any_page_cached, is_cache_lost
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 # Removing files writes to the journal too, and must work on a full disk.
 _RESERVED_BYTES: Final = 1 << 20
+_KEY_MAX_BYTES: Final = 511  # LMDB's limit
+_LOOK_BYTES: Final = 64 << 10
 
 
 class Change(NamedTuple):
@@ -131,20 +134,52 @@ def load(path: Path, epoch: int, now: Instance) -> Found:
         mark = raw[at : at + JOURNAL_MARK.size]
         if raw[at + len(mark) : at + len(mark) + U64.size] == _checksum(mark):
             marks.append(JOURNAL_MARK.unpack(mark))
-    return Found(raw, max(marks)[1] if lost else len(raw), lost)
+    marked = max(marks)[1]
+    _check_whole(path, raw, min(marks[-2:])[1] if lost else marked, is_cache_lost=lost)
+    return Found(raw, marked if lost else len(raw), lost)
+
+
+def _check_whole(path: Path, raw: bytes, durable: int, *, is_cache_lost: bool) -> None:
+    """Raise Corrupt when a record rotted: one before `durable`, or one that others follow.
+
+    The last record may be cut short, when the process was killed while it wrote it. After a power
+    cut the last mark may be there without its records, the one before not.
+    """
+    stop = JOURNAL_RECORDS_AT
+    while (end := _whole_record(raw, stop)) is not None:
+        stop = end
+    if stop < durable or (not is_cache_lost and _is_followed(raw, stop)):
+        raise Corrupt(f"{path}: damaged at {stop}")
+
+
+def _is_followed(raw: bytes, stop: int) -> bool:
+    """Tell whether a whole record begins anywhere soon behind `stop`."""
+    behind = raw[stop : stop + _LOOK_BYTES].rstrip(b"\0")
+    return any(_whole_record(raw, stop + at) is not None for at in range(1, len(behind)))
+
+
+def _whole_record(raw: bytes, at: int) -> int | None:
+    """Return where the record at `at` ends, or None when there is none, or not all of it."""
+    if at + RECORD_HEAD.size > len(raw):
+        return None
+    length, checksum = RECORD_HEAD.unpack_from(raw, at)
+    stop = at + RECORD_HEAD.size + length
+    if not length or stop > len(raw):
+        return None
+    body = raw[at + RECORD_HEAD.size : stop]
+    return stop if xxhash.xxh3_64_intdigest(body, at) == checksum else None
 
 
 def records(raw: bytes, stop: int | None = None) -> Iterator[list[Change]]:
-    """Yield the records before `stop`, up to the first that is not whole."""
+    """Yield the records before `stop`, up to the first that is not whole. Raises Corrupt."""
     at = JOURNAL_RECORDS_AT
     stop = len(raw) if stop is None else min(stop, len(raw))
     while at + RECORD_HEAD.size < stop:
-        length, checksum = RECORD_HEAD.unpack_from(raw, at)
-        body = raw[at + RECORD_HEAD.size : at + RECORD_HEAD.size + length]
-        if not length or len(body) != length or xxhash.xxh3_64_intdigest(body, at) != checksum:
+        end = _whole_record(raw, at)
+        if end is None:
             return
-        yield list(_changes(body))
-        at += RECORD_HEAD.size + length
+        yield list(_changes(raw[at + RECORD_HEAD.size : end]))
+        at = end
 
 
 def sync_folder(folder: Path) -> None:
@@ -159,15 +194,17 @@ def sync_folder(folder: Path) -> None:
 def _changes(body: bytes) -> Iterator[Change]:
     at = 0
     while at < len(body):
+        if len(body) - at < CHANGE.size:
+            raise Corrupt("journal: a change is cut off")
         table, key_length, value_length = CHANGE.unpack_from(body, at)
         at += CHANGE.size
-        key = body[at : at + key_length]
-        at += key_length
-        if value_length == CHANGE_DELETED:
-            yield Change(table, key, None)
-        else:
-            yield Change(table, key, body[at : at + value_length])
-            at += value_length
+        is_deleted = value_length == CHANGE_DELETED
+        value_at = at + key_length
+        stop = value_at if is_deleted else value_at + value_length
+        if table >= len(TABLES) or not 0 < key_length <= _KEY_MAX_BYTES or stop > len(body):
+            raise Corrupt(f"journal: a change of table {table} makes no sense")
+        yield Change(table, body[at:value_at], None if is_deleted else body[value_at:stop])
+        at = stop
 
 
 def _checksum(raw: bytes) -> bytes:

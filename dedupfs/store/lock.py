@@ -42,7 +42,7 @@ class StoreLock:
 
 
 def _describe(raw: bytes) -> str:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         found = json.loads(raw)
         where = f" ({found['holder']})" if found["holder"] else ""
         return f"process {int(found['pid'])}{where}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dedupfs.core.types import Ino
     from dedupfs.store.index import Txn
     from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.verifying import Check, Verifier
 
 
 class _Piece(NamedTuple):
@@ -21,6 +22,10 @@ class _Piece(NamedTuple):
     offset: int
     start: int  # in the buffer
     stop: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
 
 
 # One warm read at a time: it is answered before the next handler runs.
@@ -30,18 +35,23 @@ _warm = bytearray(1 << 20)
 class ReadPlan:
     """The segment ranges that make up a read; what no piece covers is zeros."""
 
-    __slots__ = ("_pieces", "_segments", "_size")
+    __slots__ = ("_pieces", "_segments", "_size", "check")
 
-    def __init__(self, segments: Segments, pieces: list[_Piece], size: int) -> None:
+    def __init__(
+        self, segments: Segments, pieces: list[_Piece], size: int, check: Check | None = None
+    ) -> None:
         self._segments = segments
         self._pieces = pieces
         self._size = size
+        self.check = check
 
     def try_now(self) -> memoryview | None:
         """Return the bytes if the page cache has all of them, else None.
 
         The view is good until the next call.
         """
+        if self.check is not None and not self.check.is_done_before:
+            return None
         global _warm  # noqa: PLW0603 - see there
         if self._size > len(_warm):
             _warm = bytearray(self._size)
@@ -70,6 +80,8 @@ class ReadPlan:
         view = memoryview(buffer)
         for segment, offset, start, stop in self._pieces:
             segment.read_into(offset, view[start:stop])
+        if self.check is not None:
+            self.check.run()
         return buffer
 
     def __enter__(self) -> Self:
@@ -89,9 +101,11 @@ class ReadPlan:
             self._segments.unpin(piece.segment.id)
 
 
-def plan(txn: Txn, segments: Segments, ino: Ino, offset: int, size: int) -> ReadPlan:
-    """Return how to read `size` bytes of `ino` from `offset`. Raises Damaged."""
-    stop = offset + size
+def plan(
+    txn: Txn, segments: Segments, ino: Ino, span: tuple[int, int], verifier: Verifier | None = None
+) -> ReadPlan:
+    """Return how to read the bytes `span`, start and stop, of `ino`. Raises Damaged."""
+    offset, stop = span
     pieces: list[_Piece] = []
     for extent in extents.overlapping(txn, ino, offset, stop):
         start, end = max(extent.offset, offset), min(extent.stop, stop)
@@ -100,4 +114,8 @@ def plan(txn: Txn, segments: Segments, ino: Ino, offset: int, size: int) -> Read
             raise Damaged(f"segment {extent.segment:x} is damaged at {first}..{end + extent.shift}")
         segment = segments.get(txn, extent.segment)
         pieces.append(_Piece(segment, first, start - offset, end - offset))
-    return ReadPlan(segments, pieces, size)
+    check = None
+    if verifier is not None:
+        ranges = [(piece.segment, piece.offset, piece.length) for piece in pieces]
+        check = verifier.check(txn, ranges)
+    return ReadPlan(segments, pieces, stop - offset, check)

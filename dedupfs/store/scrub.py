@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 BATCH_BYTES: Final = 8 << 20
 _RUN_MAX_BYTES: Final = 1 << 20  # read at once
+_ITEMS_MAX: Final = 1000  # in a batch: their rows are read and noted between two requests
 _META_KEY: Final = b"scrub"
 
 
@@ -136,12 +137,13 @@ class Scrub:
         batch = Batch(self._segments, (self.progress.segment, self.progress.offset))
         room = budget_bytes
         with self._index.read() as txn:
-            while room > 0:
+            while room > 0 and len(batch.items) < _ITEMS_MAX:
                 place = _next_used(txn, *batch.next)
                 if place is None or place[0] >= self.progress.stop_segment:
                     break
-                stop = _add_items(txn, batch.items, place, room)
-                room -= stop - place[1]
+                found, stop = _used_from(txn, place, min(room, _RUN_MAX_BYTES))
+                batch.items += found
+                room -= sum(item.length for item in found)
                 batch.next = place[0], stop
         return batch if batch.items else None
 
@@ -193,8 +195,8 @@ def _next_used(txn: Txn, segment: int, offset: int) -> tuple[SegmentId, int] | N
     return SegmentId(at[0]), at[1]
 
 
-def _add_items(txn: Txn, items: list[_Item], place: tuple[SegmentId, int], room: int) -> int:
-    """Add what is used of about `room` bytes from `place`; return where that ends."""
+def _used_from(txn: Txn, place: tuple[SegmentId, int], room: int) -> tuple[list[_Item], int]:
+    """Return what is used of about `room` bytes from `place`, and where that ends."""
     segment, start = place
     stop = start + room
     found: list[_Item] = []
@@ -210,8 +212,7 @@ def _add_items(txn: Txn, items: list[_Item], place: tuple[SegmentId, int], room:
                 _Item(segment, at, min(CHUNK_MAX_BYTES, high - at), None)
                 for at in range(low, high, CHUNK_MAX_BYTES)
             ]
-    items += sorted(found, key=lambda item: item.offset)
-    return stop
+    return sorted(found, key=lambda item: item.offset), stop
 
 
 def _runs(items: list[_Item]) -> list[list[_Item]]:

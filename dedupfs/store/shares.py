@@ -97,9 +97,10 @@ def _total(found: list[Counted]) -> int:
 def _replace(txn: Txn, segment: SegmentId, old: list[Counted], new: list[Counted]) -> None:
     kept = set(new)
     starts = {row.start for row in new}
-    for row in old:
-        if row.start not in starts:
-            txn.delete("shares", pair_key(segment, row.start))
     before = set(old)
     for row in kept - before:
         txn.put("shares", pair_key(segment, row.start), SHARE.pack(row.stop - row.start, row.users))
+    for row in old:
+        # Last, so that the table is not empty meanwhile: see _LAST_KEY of store.index.
+        if row.start not in starts:
+            txn.delete("shares", pair_key(segment, row.start))

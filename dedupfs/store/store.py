@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from dedupfs.core.errors import FsError, NotAStore, StoreError, StoreTooNew
+from dedupfs.core.errors import Corrupt, FsError, NotAStore, StoreError, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, MARKER_PREFIX, STORE_FILES
 from dedupfs.core.intervals import tally
 from dedupfs.core.types import FILE_MAX_BYTES
-from dedupfs.store import backing, extents, freeing, reading, recovery, shares
+from dedupfs.store import backing, digest, extents, freeing, pages, reading, recovery, shares
+from dedupfs.store.backup import Backup, Backups
 from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
 from dedupfs.store.ingest import Shelf, Writer
@@ -17,6 +20,7 @@ from dedupfs.store.journal import sync_folder
 from dedupfs.store.lock import StoreLock
 from dedupfs.store.scrub import Scrub
 from dedupfs.store.segments import Segments
+from dedupfs.store.verifying import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from dedupfs.store.backing import Backing
     from dedupfs.store.index import Txn
     from dedupfs.store.reading import ReadPlan
+
+log = logging.getLogger(__name__)
 
 
 class Usage(NamedTuple):
@@ -40,19 +46,30 @@ class Usage(NamedTuple):
 class Store:
     """An open, locked store."""
 
-    def __init__(self, path: Path, index: Index, segments: Segments, lock: StoreLock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        index: Index,
+        segments: Segments,
+        lock: StoreLock,
+        *,
+        verify_reads: bool = False,
+    ) -> None:
         """Use `Store.open`."""
         self.path = path
         self.index = index
         self._segments = segments
         self._shelf = Shelf(index, segments)
         self._checkpoints = Checkpoints(index, segments)
+        self._verifier = Verifier(segments) if verify_reads else None
         self._lock = lock
+        self._backups = Backups(path, index)
 
     @classmethod
-    def open(cls, path: Path, *, holder: str = "") -> Self:
+    def open(cls, path: Path, *, holder: str = "", verify_reads: bool = False) -> Self:
         """Open the store at `path`, making it if there is none; `holder` is named to others.
 
+        `verify_reads`: bytes that come from the disk are checked against their fingerprints.
         Raises StoreInUse, StoreTooNew, NotAStore, Corrupt, or StoreError when it is not writable.
         """
         try:
@@ -61,6 +78,8 @@ class Store:
         except OSError as error:
             raise StoreError(f"store {path}: {error.strerror}") from error
         try:
+            pages.check_store(path)
+            digest.remove(path / STORE_FILES["index"])
             index = Index(path / STORE_FILES["index"])
             try:
                 folder = path / STORE_FILES["segments"]
@@ -73,10 +92,15 @@ class Store:
         except OSError as error:
             lock.release()
             raise StoreError(f"store {path}: {error.strerror}") from error
+        except struct.error as error:
+            lock.release()
+            raise Corrupt(
+                f"index of {path}: {error}: `dedupfs fsck --repair {path}` mends it"
+            ) from error
         except BaseException:
             lock.release()
             raise
-        return cls(path, index, segments, lock)
+        return cls(path, index, segments, lock, verify_reads=verify_reads)
 
     def writer(self, ino: Ino, on_ingest: Callable[[Txn, int], None]) -> Writer:
         """Return a writer for `ino`; there must be one at most for each inode."""
@@ -93,10 +117,20 @@ class Store:
     def read(self, ino: Ino, offset: int, size: int) -> ReadPlan:
         """Return how to read `size` bytes, none of them behind the file's end."""
         with self.index.read() as txn:
-            return reading.plan(txn, self._segments, ino, offset, size)
+            return reading.plan(txn, self._segments, ino, (offset, offset + size), self._verifier)
+
+    def note_read(self, plan: ReadPlan) -> None:
+        """Keep what a plan that ran has shown of the stored bytes; those that rotted are damaged.
+
+        Raises NoSpace.
+        """
+        if plan.check is not None:
+            plan.check.settle(self.index)
 
     def backing(self, ino: Ino, size: int) -> Backing | None:
         """Return the segment that equals the file of `size` bytes, to be read past the index."""
+        if self._verifier is not None:
+            return None
         return backing.find(self.index, self._segments, ino, size)
 
     def clone(self, txn: Txn, ino: Ino, new: Ino) -> None:
@@ -140,13 +174,22 @@ class Store:
 
         Its `write` may run in a worker thread; then call `end_checkpoint`. One at a time.
         """
+        self.index.restore_reserve()
         return self._checkpoints.begin()
 
     def end_checkpoint(self, checkpoint: Checkpoint, *, succeeded: bool) -> None:
         """Take note of how a checkpoint ended; fold the journal into LMDB when it has grown."""
         self._checkpoints.end(checkpoint, succeeded=succeeded)
         if succeeded and self.index.wants_fold:
-            self._checkpoints.fold()
+            try:
+                self._checkpoints.fold()
+            except (FsError, StoreError, OSError) as error:
+                # The journal goes on, and all is durable: nobody who waits for that need know.
+                log.warning("folding the journal, to be tried again: %s", error)
+
+    def begin_backup(self) -> Backup | None:
+        """Return a copy of the index whose `write` may run in a worker thread; None: nothing new."""
+        return self._backups.begin()
 
     def close(self) -> None:
         """Seal, free, make all durable, unlock. All writers must be closed.
@@ -162,6 +205,7 @@ class Store:
                 doomed, more = self.reclaim()
                 remove_files(doomed)
             self._checkpoints.fold(clean=True)
+            self._backups.at_end()
         except (FsError, OSError) as error:
             raise StoreError(
                 f"store {self.path}: not all is durable: {error}; the next mount tries again"

@@ -50,22 +50,26 @@ class SetAttr:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None  # None: now
-    unprivileged: bool = False  # asked by a process without CAP_FSETID
+    caller_uid: int = 0  # who asks
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked.
+
+        With FUSE_HANDLE_KILLPRIV_V2 that is chown(-1, -1), or somebody without CAP_FSETID is
+        about to write: setuid and setgid bits are to go (fuse_setattr of fs/fuse/dir.c).
+        """
+        nothing = self.mode is self.uid is self.gid is self.size is None
+        return nothing and self.atime_ns is None and self.mtime_ns is None
 
     @property
     def drops_privileges(self) -> bool:
-        """Whether setuid and setgid bits go, where the kernel leaves that to us.
-
-        On a new owner, on a new size from the unprivileged, and when nothing is asked: with
-        FUSE_HANDLE_KILLPRIV_V2 that is chown(-1, -1), or the unprivileged are about to write.
-        """
+        """Whether setuid and setgid bits go, where the kernel leaves that to us."""
         if self.mode is not None:
             return False
         if self.uid is not None or self.gid is not None:
             return True
-        if self.size is not None:
-            return self.unprivileged
-        return self.atime_ns is None and self.mtime_ns is None
+        return self.size is not None and self.caller_uid != 0
 
 
 class Space(NamedTuple):

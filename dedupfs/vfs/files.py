@@ -46,8 +46,8 @@ class Files:
         self._next_handle = 1
         self.passthrough = Passthrough(inodes)
 
-    def open(self, ino: Ino, flags: int, *, unprivileged: bool = False) -> int:
-        """Return a handle; empties the file under O_TRUNC, as SetAttr for `unprivileged`.
+    def open(self, ino: Ino, flags: int, *, caller_uid: int = 0) -> int:
+        """Return a handle; empties the file under O_TRUNC.
 
         Raises Stale when the name of `ino` must be looked up again.
         """
@@ -56,7 +56,7 @@ class Files:
             refuse_change(self._inodes, ino)
         if flags & os.O_TRUNC:
             # Even an empty file gets its times changed (do_truncate of fs/open.c).
-            self._metadata.setattr(ino, SetAttr(size=0, unprivileged=unprivileged))
+            self._metadata.setattr(ino, SetAttr(size=0, caller_uid=caller_uid))
         live = self._inodes.live.get(ino)
         if live is None:
             with self._store.index.read() as txn:
@@ -119,7 +119,9 @@ class Files:
         size = min(size, inode.size - offset)
         if size <= 0:
             return b""
-        self._note_read(live)
+        # To write a part of a page, the writeback cache first reads it: nobody else does.
+        if not (self._inodes.kernel_keeps_times and handle in self._writing):
+            self._note_read(live)
         writer = live.writer
         start = stop = offset
         pending = b""
@@ -134,7 +136,10 @@ class Files:
         data: bytearray | memoryview | None = plan.try_now()
         if data is None:
             with plan:
-                data = await trio.to_thread.run_sync(plan.run)
+                try:
+                    data = await trio.to_thread.run_sync(plan.run)
+                finally:
+                    self._store.note_read(plan)
         if start < stop:
             return bytes(data[: start - offset]) + pending + bytes(data[stop - offset :])
         return data
@@ -251,16 +256,16 @@ class Files:
             writer.truncate(0)  # nobody can read it again: do not store it first
         try:
             writer.close()
-        except (FsError, OSError):
-            log.exception("inode %d: bytes written but not flushed are lost", live.ino)
+        except (FsError, OSError) as error:
+            log.error("inode %d: bytes written but not flushed are lost: %s", live.ino, error)  # noqa: TRY400 - one line is enough for a full disk
             self._resettle(live)
         live.writer = None
 
     def _close(self, live: OpenInode) -> None:
         try:
             self._flush(live)
-        except (FsError, OSError):
-            log.exception("inode %d: its last change of attributes is lost", live.ino)
+        except (FsError, OSError) as error:
+            log.error("inode %d: its last change of attributes is lost: %s", live.ino, error)  # noqa: TRY400 - as above
         self.passthrough.end(live)
         del self._inodes.live[live.ino]
         if self._inodes.is_last_use(live.ino):

@@ -194,6 +194,10 @@ class Inodes:
                     unused.append(ino)
         self.drop_orphans(unused)
 
+    def drop_unused(self) -> None:
+        """Drop unlinked inodes whose last use ended at a moment when that failed. Raises NoSpace."""
+        self.drop_orphans([ino for ino in self.orphans if not self.is_used(ino)])
+
     def is_used(self, ino: Ino) -> bool:
         """Return whether the kernel or a handle still refers to `ino`."""
         return ino in self._lookups or ino in self.live

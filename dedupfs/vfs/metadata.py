@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from dedupfs.core.errors import FileTooBig, InvalidArgument, IsADirectory
+from dedupfs.core.errors import FileTooBig, InvalidArgument, IsADirectory, NotPermitted
 from dedupfs.core.types import FILE_MAX_BYTES, PAGE_BYTES
 from dedupfs.vfs.attributes import Attributes, SetAttr, Space, clamp_time
 from dedupfs.vfs.passthrough import refuse_change
@@ -34,14 +34,21 @@ class Metadata:
         return self._inodes.getattr(ino)
 
     def setattr(self, ino: Ino, wanted: SetAttr) -> Attributes:
-        """Change attributes; return them. Raises FileTooBig, IsADirectory, InvalidArgument, Stale."""
+        """Change attributes; return them.
+
+        Raises FileTooBig, IsADirectory, InvalidArgument, NotPermitted, Stale.
+        """
         if wanted.size is not None:
             refuse_change(self._inodes, ino)
         with self._inodes.change() as change:
             inode = change.inode(ino)
-            change.put_with_ctime(ino)
+            change.put(ino)
+            if not (self._inodes.kernel_keeps_times and stat.S_ISREG(inode.mode)):
+                inode.ctime_ns = change.now_ns
             if wanted.size is not None:
                 self._truncate(change, ino, inode, wanted.size)
+            if wanted.is_empty:
+                self._drop_privileges(ino, inode, wanted.caller_uid)
             _set_fields(inode, wanted)
         live = self._inodes.live.get(ino)
         if live is None:
@@ -63,6 +70,19 @@ class Metadata:
         inode.size = size
         if not self._inodes.kernel_keeps_times:
             inode.mtime_ns = change.now_ns
+
+    def _drop_privileges(self, ino: Ino, inode: Inode, caller_uid: int) -> None:
+        """Clear setuid and setgid for a caller who is about to write, or asks as the owner may.
+
+        A stranger without an open file asks by chown(-1, -1): for him the kernel's own check
+        does not happen (notify_change of fs/attr.c has it behind the bits that FUSE takes off).
+        """
+        before = inode.mode
+        drop_privileges(inode)
+        live = self._inodes.live.get(ino)
+        is_stranger = caller_uid not in {0, inode.uid}
+        if is_stranger and inode.mode != before and not (live and live.writing_handles):
+            raise NotPermitted(f"inode {ino}: only its owner may take its setuid bits")
 
     async def sync(self) -> None:
         """Make all that is committed durable. Callers who wait at once share one checkpoint."""

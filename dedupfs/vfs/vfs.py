@@ -84,9 +84,7 @@ class Vfs:
         self.passthrough = files.passthrough
         self._start()
 
-    def serve_kernel(
-        self, *, forget_name: Callable[[Ino, bytes], None], keeps_times: bool
-    ) -> None:
+    def serve_kernel(self, *, forget_name: Callable[[Ino, bytes], None], keeps_times: bool) -> None:
         """Say how a kernel in front behaves.
 
         `forget_name` tells it that a name it remembers means something else now; `keeps_times`: it
@@ -109,6 +107,10 @@ class Vfs:
         if left:
             log.info("dropping %d unlinked files that a killed process left", len(left))
         self._inodes.drop_orphans(left)
+
+    def drop_unused(self) -> None:
+        """Drop unlinked files whose last use ended at a moment when that failed. Raises NoSpace."""
+        self._inodes.drop_unused()
 
     def close(self) -> None:
         """Place all pending bytes, close all handles, drop all unlinked files."""

@@ -6,11 +6,11 @@ do between the ranks of a real training run.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import signal
 import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Barrier
     from pathlib import Path
 
@@ -125,7 +126,6 @@ def batches(plan: Plan, number: int) -> Iterator[pa.RecordBatch]:
 
 def write_rank(folder: Path, plan: Plan, rank: int, start: Barrier) -> None:
     """Write one rank's files, in the calls that datasets makes; the work of one process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
     start.wait()
     for number in range(plan.files):
         # datasets keeps the temporary file open while Arrow writes it through another handle.
@@ -167,17 +167,25 @@ class HashingSink:
         self.closed = True
 
 
-def reference(plan: Plan, rank: int) -> list[Written]:
-    """Return what a rank's files must be, computed without any file system."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    found = []
-    for number in range(plan.files):
-        sink = HashingSink()
-        with pa.RecordBatchStreamWriter(pa.PythonFile(sink, "w"), schema(rank, number)) as writer:
-            for batch in batches(plan, number):
+def reference(plan: Plan, ranks: int, number: int) -> list[Written]:
+    """Return what file `number` of each rank must be, computed without any file system."""
+    sinks = [HashingSink() for _ in range(ranks)]
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                pa.RecordBatchStreamWriter(pa.PythonFile(sink, "w"), schema(rank, number))
+            )
+            for rank, sink in enumerate(sinks)
+        ]
+        for batch in batches(plan, number):
+            for writer in writers:
                 writer.write_batch(batch)
-        found.append(Written(file_name(number), sink.size, sink.hash.hexdigest()))
-    return found
+    return [Written(file_name(number), sink.size, sink.hash.hexdigest()) for sink in sinks]
+
+
+def send_reference(plan: Plan, ranks: int, number: int, to: Connection) -> None:
+    """Send `reference`; the work of one process."""
+    to.send(reference(plan, ranks, number))
 
 
 def read_back(path: Path) -> Written:

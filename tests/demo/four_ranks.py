@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import multiprocessing
 import os
 import shutil
@@ -28,11 +27,13 @@ from rich.table import Table
 from watching import MIB, Watch, disk_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.context import SpawnProcess
     from types import FrameType
 
 DISK_LIMIT: Final = 1.02  # bytes on disk, of one rank's files, at every moment
 _SPAWN: Final = multiprocessing.get_context("spawn")
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
 _DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
 
 
@@ -74,12 +75,47 @@ class Result:
         }
 
 
+def stop(_number: int, _frame: FrameType | None) -> None:
+    """End as after Ctrl-C; once is enough, the clean-up is not to be stopped as well."""
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off to the end of the block."""
+    heard: list[int] = []
+    before = [signal.signal(number, lambda got, _frame: heard.append(got)) for number in _STOPPING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_STOPPING, before, strict=True):
+            signal.signal(number, handler)
+    if heard:
+        stop(heard[0], None)
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started in the block do not hear Ctrl-C: this one ends them."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def command(*arguments: str | Path) -> None:
-    """Run `dedupfs`; raise Failed with its own words when it fails."""
+    """Run `dedupfs` to its end; raise Failed with its own words when it fails."""
     beside = Path(sys.executable).with_name("dedupfs")
     start = [str(beside)] if beside.exists() else [sys.executable, "-m", "dedupfs"]
     done = subprocess.run(
-        [*start, *map(str, arguments)], capture_output=True, text=True, check=False
+        [*start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,  # Ctrl-C is for us
     )
     if done.returncode:
         raise Failed(f"dedupfs {arguments[0]} failed: {done.stderr.strip()}")
@@ -90,11 +126,14 @@ def mounted(work: Path) -> Iterator[tuple[Path, Path]]:
     """Mount in `work` for the block; gives the mount point and the store."""
     mountpoint, store = work / "mount", work / "store"
     mountpoint.mkdir()
-    command("mount", mountpoint, "--store", store)
     try:
+        with undisturbed():
+            command("mount", mountpoint, "--store", store)
         yield mountpoint, store
     finally:
-        command("umount", mountpoint)
+        if os.path.ismount(mountpoint):
+            with undisturbed():
+                command("umount", mountpoint)
 
 
 @contextlib.contextmanager
@@ -110,31 +149,49 @@ def work_folder(parent: Path | None, *, keep: bool) -> Iterator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def processes(
+    work: Callable[..., None], arguments: Sequence[tuple[object, ...]]
+) -> Iterator[list[SpawnProcess]]:
+    """Run `work` in a process for each tuple; none of them outlives the block."""
+    started: list[SpawnProcess] = []
+    try:
+        with deaf_children():
+            for given in arguments:
+                started.append(_SPAWN.Process(target=work, args=given))
+                started[-1].start()
+        yield started
+    finally:
+        for process in started:
+            process.terminate()
+            process.join()
+
+
 def references(plan: Plan, ranks: int) -> list[list[Written]]:
     """Return each rank's files as they must be, computed without the mount."""
-    with _SPAWN.Pool(os.cpu_count()) as pool:  # its end terminates them, also after Ctrl-C
-        return pool.map(functools.partial(arrow_files.reference, plan), range(ranks), chunksize=1)
+    pipes = [_SPAWN.Pipe(duplex=False) for _ in range(plan.files)]
+    given = [(plan, ranks, number, pipe[1]) for number, pipe in enumerate(pipes)]
+    with processes(arrow_files.send_reference, given):
+        for _, sender in pipes:
+            sender.close()  # a process that dies is then seen as an end of file
+        try:
+            by_file = [receiver.recv() for receiver, _ in pipes]
+        except EOFError:
+            raise Failed("a process that computes the reference died") from None
+    return [list(files) for files in zip(*by_file, strict=True)]
 
 
 def write_all(watch: Watch, plan: Plan) -> float:
     """Let all ranks write at once, watched; returns the seconds that it took."""
     start = _SPAWN.Barrier(len(watch.folders) + 1)
-    processes = [
-        _SPAWN.Process(target=arrow_files.write_rank, args=(folder, plan, rank, start))
-        for rank, folder in enumerate(watch.folders)
-    ]
-    try:
-        for process in processes:
-            process.start()
+    given = [(folder, plan, rank, start) for rank, folder in enumerate(watch.folders)]
+    with processes(arrow_files.write_rank, given) as ranks:
         start.wait(60)
         watch.began_s = time.monotonic()
-        watch.until(lambda: not any(process.is_alive() for process in processes))
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-    if any(process.exitcode for process in processes):
-        raise Failed(f"exit codes of the ranks: {[process.exitcode for process in processes]}")
+        watch.until(lambda: not any(rank.is_alive() for rank in ranks))
+        codes = [rank.exitcode for rank in ranks]
+    if any(codes):
+        raise Failed(f"exit codes of the ranks: {codes}")
     return time.monotonic() - watch.began_s
 
 
@@ -192,10 +249,8 @@ def run(console: Console, work: Path, plan: Plan, ranks: int) -> Result:
         folders = [mountpoint / f"hf_datasets-rank{rank}" for rank in range(ranks)]
         for folder in folders:
             folder.mkdir()
-        console.print(
-            f"{ranks} ranks write {plan.files} Arrow files of {rank_bytes / MIB / plan.files:,.0f} MiB "
-            f"each into {mountpoint}"
-        )
+        size_mib = rank_bytes / MIB / plan.files
+        console.print(f"{ranks} ranks write {plan.files} Arrow files of {size_mib:,.0f} MiB each")
         watch = Watch(store / "segments", folders, rank_bytes, console)
         write_s = write_all(watch, plan)
         cold = forget_caches()
@@ -218,16 +273,12 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def stop(_number: int, _frame: FrameType | None) -> None:
-    """End as after Ctrl-C, so that everything is cleaned up."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Return the exit code."""
     asked = arguments()
     console = Console()
-    signal.signal(signal.SIGTERM, stop)
+    for number in _STOPPING:
+        signal.signal(number, stop)
     plan = Plan.of_size(asked.size_mib * MIB)
     try:
         with work_folder(asked.dir, keep=asked.keep) as work:

@@ -112,7 +112,7 @@ class Watch:
             nonlocal next_s
             if sample.at_s >= next_s:
                 next_s = sample.at_s + _LINE_EVERY_S
-                self.console.print(self.text(sample), highlight=False)
+                self.console.print(self.text(sample), highlight=False, soft_wrap=True)
 
         return show
 

@@ -60,7 +60,7 @@ class VfsMachine(RuleBasedStateMachine):
         self.root = Node("dir", ROOT_INO)
         self.nodes = [self.root]
         self.handles: list[tuple[int, Node]] = []
-        self.listings: list[tuple[int, Node, list[bytes]]] = []
+        self.listings: list[tuple[int, Node]] = []
 
     @property
     def vfs(self):  # noqa: ANN201 - Vfs; it changes when the world is opened anew
@@ -329,17 +329,16 @@ class VfsMachine(RuleBasedStateMachine):
         """Open a listing; it is read to its end later, whatever happens until then."""
         node = self.directory(pick)
         handle = self.vfs.opendir(Ino(node.ino))
-        self.listings.append((handle, node, list(node.entries)))
+        self.listings.append((handle, node))
 
     @precondition(lambda self: self.listings)
     @rule()
     def finish_listing(self) -> None:
-        handle, node, before = self.listings.pop()
+        handle, node = self.listings.pop()
         if node.is_alive:
             seen = [entry.name for entry in self.vfs.readdir(handle, 2)]
             assert len(seen) == len(set(seen))
             assert set(seen) <= set(node.entries)
-            del before  # a name that was replaced may have moved behind the listing's end
         self.vfs.releasedir(handle)
 
     @rule()

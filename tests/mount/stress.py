@@ -77,14 +77,12 @@ class Worker:
     def _create(self) -> None:
         path = self._fresh()
         with open(path, "xb", buffering=0) as file:
-            for _ in range(self._random.randrange(4)):
-                file.write(self._piece())
+            file.writelines(self._piece() for _ in range(self._random.randrange(4)))
         self._files.append(path)
 
     def _append(self) -> int:
         with open(self._file(), "ab", buffering=0) as file:
-            for _ in range(self._random.randrange(1, 20)):
-                file.write(self._piece(20_000))
+            file.writelines(self._piece(20_000) for _ in range(self._random.randrange(1, 20)))
             return file.tell()
 
     def _overwrite(self) -> None:

@@ -271,6 +271,20 @@ async def test_reading_moves_atime_as_relatime_does(world: World) -> None:
     assert world.vfs.getattr(ino).inode.atime_ns == second
 
 
+async def test_the_writeback_cache_reading_to_write_is_no_access(world: World) -> None:
+    ino = world.create(b"file", b"x")
+    world.vfs.serve_kernel(forget_name=lambda _parent, _name: None, keeps_times=True)
+    before = world.vfs.getattr(ino).inode.atime_ns
+    writing = world.vfs.open(ino, os.O_RDWR)
+    await world.vfs.read(writing, 0, 4096)
+    assert world.vfs.getattr(ino).inode.atime_ns == before
+    reading = world.vfs.open(ino, os.O_RDONLY)
+    await world.vfs.read(reading, 0, 4096)
+    assert world.vfs.getattr(ino).inode.atime_ns > before
+    world.vfs.release(writing)
+    world.vfs.release(reading)
+
+
 def test_an_unlinked_file_is_not_stored_when_it_is_closed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

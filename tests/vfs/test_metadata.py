@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dedupfs.core.errors import InvalidArgument, IsADirectory, NoSuchName
+from dedupfs.core.errors import InvalidArgument, IsADirectory, NoSuchName, NotPermitted
 from dedupfs.core.types import ROOT_INO, Ino
 from dedupfs.vfs.attributes import TIME_MAX_NS, TIME_MIN_NS, SetAttr
 from vfs.world import START_NS, USER
@@ -54,6 +54,24 @@ def test_the_kernel_may_bring_its_own_ctime(world: World) -> None:
     assert (inode.mtime_ns, inode.ctime_ns) == (5, 6)
 
 
+def test_with_the_writeback_cache_times_of_files_are_the_kernels(world: World) -> None:
+    """What stat showed before a remount must be what it shows after."""
+    world.vfs.serve_kernel(forget_name=lambda _parent, _name: None, keeps_times=True)
+    made, handle = world.vfs.create(ROOT_INO, b"file", 0o644, USER, os.O_RDWR)
+    times = (made.inode.mtime_ns, made.inode.ctime_ns)
+    world.vfs.write(handle, 0, b"12345")
+    world.vfs.release(handle)
+    world.vfs.setattr(made.ino, SetAttr(size=3))
+    world.vfs.setattr(made.ino, SetAttr())
+    world.vfs.release(world.vfs.open(made.ino, os.O_WRONLY | os.O_TRUNC))
+    inode = world.vfs.getattr(made.ino).inode
+    assert (inode.mtime_ns, inode.ctime_ns) == times
+    assert world.vfs.setattr(made.ino, SetAttr(mode=0o600, ctime_ns=77)).inode.ctime_ns == 77
+    directory = world.mkdir(b"dir")
+    before = world.vfs.getattr(directory).inode.ctime_ns
+    assert world.vfs.setattr(directory, SetAttr(mode=0o700)).inode.ctime_ns > before
+
+
 @pytest.mark.parametrize(("wish", "want"), [(1 << 70, TIME_MAX_NS), (-(1 << 70), TIME_MIN_NS)])
 def test_times_no_inode_can_hold_become_the_nearest(world: World, wish: int, want: int) -> None:
     ino = world.create(b"file")
@@ -95,19 +113,37 @@ def test_an_unprivileged_truncate_takes_setuid_away_roots_does_not(world: World)
     ino = privileged(world, 0o6755)
     world.vfs.setattr(ino, SetAttr(size=3))
     assert world.mode(ino) == 0o6755
-    world.vfs.setattr(ino, SetAttr(size=2, unprivileged=True))
+    world.vfs.setattr(ino, SetAttr(size=2, caller_uid=7))
     assert world.mode(ino) == 0o755
     world.vfs.setattr(ino, SetAttr(mode=0o4755))
-    world.vfs.release(world.vfs.open(ino, os.O_WRONLY | os.O_TRUNC, unprivileged=True))
+    world.vfs.release(world.vfs.open(ino, os.O_WRONLY | os.O_TRUNC, caller_uid=7))
     assert world.mode(ino) == 0o755
 
 
 def test_asking_for_nothing_takes_setuid_away_utimens_does_not(world: World) -> None:
     ino = privileged(world, 0o6755)
-    world.vfs.setattr(ino, SetAttr(atime_ns=1, mtime_ns=2))
+    world.vfs.setattr(ino, SetAttr(atime_ns=1, mtime_ns=2, caller_uid=1000))
     assert world.mode(ino) == 0o6755
-    world.vfs.setattr(ino, SetAttr())
+    world.vfs.setattr(ino, SetAttr(ctime_ns=5, caller_uid=1000))
     assert world.mode(ino) == 0o755
+
+
+def test_a_stranger_takes_setuid_away_only_by_writing(world: World) -> None:
+    """Else anybody could break sudo with chown(-1, -1)."""
+    ino = privileged(world, 0o6755)
+    stranger = SetAttr(caller_uid=7)
+    with pytest.raises(NotPermitted):
+        world.vfs.setattr(ino, stranger)
+    reading = world.vfs.open(ino, os.O_RDONLY)
+    with pytest.raises(NotPermitted):
+        world.vfs.setattr(ino, stranger)
+    assert world.mode(ino) == 0o6755
+    writing = world.vfs.open(ino, os.O_WRONLY)
+    world.vfs.setattr(ino, stranger)
+    assert world.mode(ino) == 0o755
+    world.vfs.release(reading)
+    world.vfs.release(writing)
+    world.vfs.setattr(ino, stranger)
 
 
 def test_directories_keep_setgid_whoever_owns_them(world: World) -> None:

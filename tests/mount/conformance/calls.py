@@ -193,7 +193,7 @@ def _execute(session: Session, path: str) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     try:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        os.execv(path, ["program"])
+        os.execv(path, ["program"])  # noqa: S606
     except OSError as error:
         os._exit(error.errno or 1)
 

@@ -36,7 +36,7 @@ class _Hang(Exception):
     """A call did not come back."""
 
 
-def _on_alarm(signum: int, frame: FrameType | None) -> None:
+def _on_alarm(_signum: int, _frame: FrameType | None) -> None:
     raise _Hang
 
 
