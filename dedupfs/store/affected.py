@@ -15,7 +15,8 @@ from dedupfs.store import damage, namespace
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
+    from dedupfs.store.txn import Txn
 
 _ROWS: Final = 2000  # about a millisecond
 

@@ -15,8 +15,9 @@ from dedupfs.store import extents, freeing, shares
 
 if TYPE_CHECKING:
     from dedupfs.core.types import Ino, SegmentId
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
     from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.txn import Txn
 
 
 class Backing:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
+    from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from dedupfs.core.format import CHUNK, FINGERPRINT_BYTES, U32, pair_key, unpack_
 from dedupfs.core.types import SegmentId
 
 if TYPE_CHECKING:
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 
 class Chunk(NamedTuple):

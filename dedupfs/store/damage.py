@@ -17,7 +17,7 @@ from dedupfs.core.types import SegmentId
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 
 def overlapping(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[tuple[int, int]]:

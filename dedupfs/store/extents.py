@@ -9,7 +9,7 @@ from dedupfs.core.types import FILE_MAX_BYTES, Ino
 from dedupfs.store import shares
 
 if TYPE_CHECKING:
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 
 def overlapping(txn: Txn, ino: Ino, start: int, stop: int) -> list[Extent]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dedupfs.store.checkpoint import Checkpoints
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
     from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from dedupfs.store import chunks, damage, shares
 if TYPE_CHECKING:
     from dedupfs.core.types import SegmentId
     from dedupfs.store.chunks import Chunk
-    from dedupfs.store.index import Txn
     from dedupfs.store.segments import Segments
+    from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ from dedupfs.core.chunking import CHUNK_MAX_BYTES, cut, fingerprint
 from dedupfs.core.errors import Damaged, NoSpace
 from dedupfs.core.format import Extent
 from dedupfs.core.types import PAGE_BYTES, Ino, SegmentId
-from dedupfs.store import chunks, damage, extents, freeing
+from dedupfs.store import chunks, damage, extents
 from dedupfs.store.healing import FileTooShort, Healer, note_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dedupfs.store.index import Index, Txn
-    from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.segments import Segment
+    from dedupfs.store.shelf import Shelf
+    from dedupfs.store.txn import Txn
 
 PENDING_BYTES: Final = 1 << 20
 # Smaller unique runs of a file without a home go to the pack segment.
 HOME_MIN_BYTES: Final = CHUNK_MAX_BYTES
-PACK_MAX_BYTES: Final = 64 << 20
 # An index entry costs about 120 bytes: smaller pieces are stored without one.
 _NAMED_MIN_BYTES: Final = 512
 
@@ -44,39 +44,6 @@ class _Piece(NamedTuple):
     start: int
     stop: int
     name: bytes
-
-
-class Shelf:
-    """What all writers of a store share: the index, the segments, the open pack segment."""
-
-    def __init__(self, index: Index, segments: Segments) -> None:
-        self.index = index
-        self.segments = segments
-        self._pack: Segment | None = None
-
-    def pack_room(self, txn: Txn, length: int) -> tuple[Segment, int]:
-        """Return a pack segment and the offset at which `length` bytes fit."""
-        pack = self._pack
-        if pack is not None and pack.size + length > PACK_MAX_BYTES:
-            self.let_go(txn, pack)
-        # Sealed here, or by a transaction that was undone since.
-        if pack is None or pack.written is None:
-            self._pack = pack = self.segments.create(is_home=False)
-            pack.users = 1
-        return pack, pack.size
-
-    def let_go(self, txn: Txn, segment: Segment) -> None:
-        """One writer less appends to `segment`; after the last it is sealed."""
-        segment.users -= 1
-        if segment.users == 0:
-            freeing.seal(txn, self.segments, segment)
-
-    def close(self) -> None:
-        """Seal the pack segment."""
-        if self._pack is not None:
-            with self.index.write() as txn:
-                self.let_go(txn, self._pack)
-            self._pack = None
 
 
 class Writer:

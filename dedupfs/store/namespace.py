@@ -22,7 +22,7 @@ from dedupfs.core.types import ROOT_INO, Cookie, Ino
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 
 _DEPTH_MAX: Final = 10_000  # a damaged index may have a cycle

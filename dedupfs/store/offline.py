@@ -15,7 +15,7 @@ import lmdb
 from dedupfs.core.errors import Corrupt, NoSpace, StoreError, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
 from dedupfs.store import digest, instance, journal, pages
-from dedupfs.store.index import Txn
+from dedupfs.store.txn import Txn
 
 if TYPE_CHECKING:
     import struct

@@ -19,8 +19,9 @@ from dedupfs.store.segments import OPEN, SEALED, SegmentRow
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
     from dedupfs.store.segments import Segments
+    from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
     from dedupfs.store.segments import Segments
+    from dedupfs.store.txn import Txn
 
 BATCH_BYTES: Final = 8 << 20
 _RUN_MAX_BYTES: Final = 1 << 20  # read at once

@@ -25,7 +25,7 @@ from dedupfs.store.journal import sync_folder
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 OPEN: Final = 0
 SEALED: Final = 1

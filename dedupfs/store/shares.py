@@ -16,7 +16,7 @@ from dedupfs.store import chunks, damage
 
 if TYPE_CHECKING:
     from dedupfs.core.types import SegmentId
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 
 def rows(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[Counted]:

@@ -15,11 +15,12 @@ from dedupfs.store import backing, digest, extents, freeing, pages, reading, rec
 from dedupfs.store.backup import Backup, Backups
 from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
-from dedupfs.store.ingest import Shelf, Writer
+from dedupfs.store.ingest import Writer
 from dedupfs.store.journal import sync_folder
 from dedupfs.store.lock import StoreLock
 from dedupfs.store.scrub import Scrub
 from dedupfs.store.segments import Segments
+from dedupfs.store.shelf import Shelf
 from dedupfs.store.verifying import Verifier
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     from dedupfs.core.types import Ino, SegmentId
     from dedupfs.store.backing import Backing
-    from dedupfs.store.index import Txn
     from dedupfs.store.reading import ReadPlan
+    from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ from dedupfs.store import chunks, damage
 if TYPE_CHECKING:
     from dedupfs.core.types import SegmentId
     from dedupfs.store.chunks import Chunk
-    from dedupfs.store.index import Index, Txn
+    from dedupfs.store.index import Index
     from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.txn import Txn
 
 
 class _Named(NamedTuple):

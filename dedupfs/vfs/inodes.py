@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from dedupfs.core.format import Inode
     from dedupfs.core.types import Ino
-    from dedupfs.store.index import Txn
     from dedupfs.store.ingest import Writer
     from dedupfs.store.store import Store
+    from dedupfs.store.txn import Txn
     from dedupfs.vfs.passthrough import Passed
 
 

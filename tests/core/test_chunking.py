@@ -7,7 +7,7 @@ import random
 
 from dedupfs.core.chunking import CHUNK_MAX_BYTES, CHUNK_MIN_BYTES, cut, fingerprint
 
-DATA = random.Random(1).randbytes(4 << 20)  # noqa: S311 - test data
+DATA = random.Random(1).randbytes(4 << 20)
 
 
 def edges(data: bytes) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,9 @@ from hypothesis import strategies as st
 from dedupfs.core import format as fmt
 from dedupfs.core.errors import Corrupt
 from dedupfs.core.types import Ino, SegmentId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -53,6 +58,8 @@ def test_an_extent_knows_its_shift_and_stop() -> None:
         (lambda raw: fmt.unpack_extent(fmt.pair_key(1, 2), raw), b"x" * 23),
     ],
 )
-def test_damaged_rows_are_reported_with_want_and_have(parse, raw) -> None:
+def test_damaged_rows_are_reported_with_want_and_have(
+    parse: Callable[[bytes], object], raw: bytes
+) -> None:
     with pytest.raises(Corrupt, match=rf"{len(raw)} bytes, want"):
         parse(raw)

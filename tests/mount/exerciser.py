@@ -40,6 +40,7 @@ class Subject:
     def reopen(self, flags: int = 0) -> None:
         """Close and open again, with these flags too."""
         os.close(self.fd)
+        self.fd = -1
         self.fd = os.open(self.path, os.O_RDWR | flags)
 
 
@@ -76,9 +77,11 @@ class Exerciser:
             self._compare(subject, subject.path.read_bytes(), 0, "whole file")
 
     def close(self) -> None:
-        """Close all files."""
+        """Close all files that are open."""
         for subject in self._subjects:
-            os.close(subject.fd)
+            if subject.fd >= 0:
+                os.close(subject.fd)
+            subject.fd = -1
 
     def open(self) -> None:
         """Open all files again, after close."""

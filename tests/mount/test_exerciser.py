@@ -5,6 +5,7 @@ Every failure prints its seed; `SEEDS=7,8 make test ARGS="-k exerciser"` runs th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -33,16 +34,15 @@ PROCESSES: Final = 4
 def exercise(mount: Mounted, folder: Path, seed: int) -> None:
     """Two spells of work, with the kernel's caches dropped between, and a remount."""
     folder.mkdir()
-    one = Exerciser(folder, seed)
-    one.run(TURNS)
-    drop_caches()
-    one.run(TURNS)
-    one.close()
-    mount.remount()
-    one.open()
-    one.check()
-    one.run(TURNS // 2)
-    one.close()
+    with contextlib.closing(Exerciser(folder, seed)) as one:
+        one.run(TURNS)
+        drop_caches()
+        one.run(TURNS)
+        one.close()
+        mount.remount()
+        one.open()
+        one.check()
+        one.run(TURNS // 2)
     assert mount.alive(), f"the daemon died: {mount.log()}"
 
 
@@ -61,9 +61,8 @@ def test_the_exerciser_itself_agrees_with_a_plain_directory(
         pytest.skip("once is enough")
     folder = plain / "exerciser"
     folder.mkdir()
-    one = Exerciser(folder, seed)
-    one.run(TURNS)
-    one.close()
+    with contextlib.closing(Exerciser(folder, seed)) as one:
+        one.run(TURNS)
 
 
 def workers(folder: Path, seed: int, turns: int) -> list[list[str]]:

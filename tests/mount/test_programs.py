@@ -51,11 +51,11 @@ def sources(plain: Path) -> Path:
     (top / "dangling").symlink_to("/nowhere/" + "x" * 500)
     os.mkfifo(top / "fifo", 0o640)
     (top / "empty").touch()
-    with (top / "sparse").open("wb") as file:
+    with (top / "sparse").open("wb") as sparse:
         for offset in (5 * MIB, 20 * MIB):
-            file.seek(offset)
-            file.write(rng.bytes(10_000))
-        file.truncate(40 * MIB)
+            sparse.seek(offset)
+            sparse.write(rng.bytes(10_000))
+        sparse.truncate(40 * MIB)
     (top / "sticky").mkdir()
     (top / "sticky").chmod(0o1777)
     for name in tree(top):  # rsync takes times of one second for equal
@@ -75,14 +75,16 @@ def folder(mount: Mounted) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(240)
-def test_cp_of_a_virtual_environment(folder: Path) -> None:
-    copy = folder / "copy"
-    run("cp", "-a", sys.prefix, copy, timeout_s=200)
+def test_cp_of_a_virtual_environment(mount: Mounted, folder: Path) -> None:
+    # All of it in one mode, a package of it in the other: it takes half a minute.
+    whole = mount.io == "writeback"
+    source, copy = Path(sys.prefix if whole else np.__path__[0]), folder / "copy"
+    run("cp", "-a", source, copy, timeout_s=200)
     drop_caches()
-    run("diff", "-r", "--no-dereference", sys.prefix, copy)
-    assert_same_tree(Path(sys.prefix), copy)
-    # What a link points to outside is the only thing the copy needs: it runs.
-    assert run(copy / "bin" / "python", "-c", "import pytest; print(pytest.__file__)")
+    run("diff", "-r", "--no-dereference", source, copy)
+    assert_same_tree(source, copy)
+    if whole:  # links out of the tree are all that the copy needs: it runs
+        assert run(copy / "bin" / "python", "-c", "import pytest; print(pytest.__file__)")
 
 
 def test_cp_and_back(sources: Path, folder: Path, tmp_path: Path) -> None:

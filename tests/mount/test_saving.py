@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("mount", ["writeback", "passthrough"], indirect=True)
 
-SIZE = Size(rank_bytes=48 * MIB, small_files=1500)
+SIZE = Size(rank_bytes=40 * MIB, small_files=800)
 FREED_WITHIN_S = 60
 
 

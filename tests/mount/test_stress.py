@@ -80,7 +80,7 @@ def test_no_stressor_finds_a_wrong_answer(folder: Path, tmp_path: Path, stressor
 )
 def test_dbench_runs_its_office_load(folder: Path, tmp_path: Path) -> None:
     output = run(
-        "dbench", "-c", DBENCH_LOAD, "-D", folder, "-t", SECONDS, "4",
+        "dbench", "-c", DBENCH_LOAD, "-D", folder, "-t", str(SECONDS), "4",
         cwd=tmp_path,
     )  # fmt: skip
     assert re.search(r"Throughput [\d.]+ MB/sec", output), output

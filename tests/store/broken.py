@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dedupfs.store.fsck.findings import Report
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _READ_MAX_BYTES = 8 << 20  # a damaged size is no reason to run out of memory
 BIG = random.Random(1).randbytes(700_000)

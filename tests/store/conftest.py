@@ -8,8 +8,10 @@ from dedupfs.core.types import Ino
 from dedupfs.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from store.fixtures import Read, Write
 
 
 @pytest.fixture
@@ -20,8 +22,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def write(store: Store) -> Callable[..., None]:
-    """write(ino, data, step=...): write a whole file and close it."""
+def write(store: Store) -> Write:
 
     def write(ino: int, data: bytes, step: int = 1 << 20, offset: int = 0) -> None:
         writer = store.writer(Ino(ino), lambda _txn, _delta: None)
@@ -33,8 +34,7 @@ def write(store: Store) -> Callable[..., None]:
 
 
 @pytest.fixture
-def read(store: Store) -> Callable[[int, int], bytes]:
-    """read(ino, size): a file's bytes from the start, holes as zeros."""
+def read(store: Store) -> Read:
 
     def read(ino: int, size: int) -> bytes:
         return bytes(store.read(Ino(ino), 0, size).run())

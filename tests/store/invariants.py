@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from dedupfs.core.chunking import fingerprint
 from dedupfs.core.format import (
@@ -16,14 +17,15 @@ from dedupfs.core.format import (
 )
 from dedupfs.core.intervals import Counted, gaps, tally
 from dedupfs.store.fsck import run
-from dedupfs.store.store import Store
 
+if TYPE_CHECKING:
+    from dedupfs.store.store import Store
 
 # Tests of the store alone have extents and no inodes.
 _OF_NAMES = {"extent", "counter"}
 
 
-def check(store: Store) -> None:
+def check(store: Store) -> None:  # noqa: PLR0915 - one after the other
     """Fail on the first disagreement: as fsck looks, and counted anew in another way."""
     with store.index.read() as txn:
         has_names = txn.rows("inodes") > 0

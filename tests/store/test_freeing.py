@@ -6,12 +6,13 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from store.invariants import check, reclaim_all
 
 from dedupfs.core.types import Ino
+from store.invariants import check, reclaim_all
 
 if TYPE_CHECKING:
     from dedupfs.store.store import Store
+    from store.fixtures import Read, Write
 
 MIB = 1 << 20
 
@@ -25,7 +26,7 @@ def remove(store: Store, ino: int) -> None:
         store.drop(txn, Ino(ino))
 
 
-def test_the_last_user_takes_the_segment_file_along(store: Store, write) -> None:
+def test_the_last_user_takes_the_segment_file_along(store: Store, write: Write) -> None:
     data = noise(3 * MIB)
     write(2, data)
     write(3, data)
@@ -40,7 +41,7 @@ def test_the_last_user_takes_the_segment_file_along(store: Store, write) -> None
     check(store)
 
 
-def test_truncation_punches_the_pages_behind(store: Store, write, read) -> None:
+def test_truncation_punches_the_pages_behind(store: Store, write: Write, read: Read) -> None:
     data = noise(3 * MIB)
     write(2, data)
     with store.index.write() as txn:
@@ -51,7 +52,9 @@ def test_truncation_punches_the_pages_behind(store: Store, write, read) -> None:
     check(store)
 
 
-def test_a_page_goes_with_the_last_of_its_small_files(store: Store, write, read) -> None:
+def test_a_page_goes_with_the_last_of_its_small_files(
+    store: Store, write: Write, read: Read
+) -> None:
     files = [noise(1000, seed) for seed in range(40)]
     for number, content in enumerate(files):
         write(2 + number, content)
@@ -64,7 +67,9 @@ def test_a_page_goes_with_the_last_of_its_small_files(store: Store, write, read)
     check(store)
 
 
-def test_bytes_shared_again_before_the_punch_are_kept(store: Store, write, read) -> None:
+def test_bytes_shared_again_before_the_punch_are_kept(
+    store: Store, write: Write, read: Read
+) -> None:
     data = noise(2 * MIB)
     follower = store.writer(Ino(3), lambda _txn, _delta: None)
     write(2, data)
@@ -79,7 +84,7 @@ def test_bytes_shared_again_before_the_punch_are_kept(store: Store, write, read)
     check(store)
 
 
-def test_bytes_being_read_are_not_punched(store: Store, write) -> None:
+def test_bytes_being_read_are_not_punched(store: Store, write: Write) -> None:
     data = noise(2 * MIB)
     write(2, data)
     write(3, noise(100, 2))
@@ -92,7 +97,7 @@ def test_bytes_being_read_are_not_punched(store: Store, write) -> None:
     check(store)
 
 
-def test_freed_chunks_are_not_found_again(store: Store, write, read) -> None:
+def test_freed_chunks_are_not_found_again(store: Store, write: Write, read: Read) -> None:
     data = noise(2 * MIB)
     write(2, data)
     remove(store, 2)
@@ -105,7 +110,7 @@ def test_freed_chunks_are_not_found_again(store: Store, write, read) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_in_use_is_lost_in_a_storm_of_removals(
-    store: Store, write, read, seed: int
+    store: Store, write: Write, read: Read, seed: int
 ) -> None:
     chance = random.Random(seed)
     sources = [noise(600_000, 50 + n) for n in range(3)]

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 HARD = CONTENT | {b"d/hard": CONTENT[b"small"]}
 

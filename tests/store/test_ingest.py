@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store.invariants import check, reclaim_all
 
 from dedupfs.core import chunking
 from dedupfs.core.errors import NoSpace
 from dedupfs.core.types import Ino
 from dedupfs.store.ingest import PENDING_BYTES
 from dedupfs.store.store import Store
+from store.invariants import check, reclaim_all
+
+if TYPE_CHECKING:
+    from store.fixtures import Read, Write
 
 MIB = 1 << 20
 
@@ -27,7 +31,9 @@ def ratio(store: Store) -> float:
     return store.index.counters.logical_bytes / store.index.counters.allocated_bytes
 
 
-def test_equal_files_are_one_copy_in_one_extent_each(store: Store, write, read) -> None:
+def test_equal_files_are_one_copy_in_one_extent_each(
+    store: Store, write: Write, read: Read
+) -> None:
     data = noise(9 * MIB + 12345)
     for ino in range(2, 6):
         write(ino, data, step=300_000)
@@ -38,7 +44,7 @@ def test_equal_files_are_one_copy_in_one_extent_each(store: Store, write, read) 
     check(store)
 
 
-def test_a_differing_header_costs_its_page(store: Store, write, read) -> None:
+def test_a_differing_header_costs_its_page(store: Store, write: Write, read: Read) -> None:
     data = noise(8 * MIB)
     files = [data[:100] + bytes([rank]) * 16 + data[116:] for rank in range(4)]
     for rank, content in enumerate(files):
@@ -49,7 +55,7 @@ def test_a_differing_header_costs_its_page(store: Store, write, read) -> None:
     check(store)
 
 
-def test_inserted_bytes_cost_only_themselves(store: Store, write, read) -> None:
+def test_inserted_bytes_cost_only_themselves(store: Store, write: Write, read: Read) -> None:
     data = noise(8 * MIB)
     write(2, data)
     write(3, b"n" * 1000 + data)
@@ -58,7 +64,7 @@ def test_inserted_bytes_cost_only_themselves(store: Store, write, read) -> None:
     check(store)
 
 
-def test_a_changed_byte_costs_a_page(store: Store, write, read) -> None:
+def test_a_changed_byte_costs_a_page(store: Store, write: Write, read: Read) -> None:
     data = noise(16 * MIB)
     changed = bytearray(data)
     for at in range(5_000_000, len(data), 8 * MIB):
@@ -70,7 +76,7 @@ def test_a_changed_byte_costs_a_page(store: Store, write, read) -> None:
     check(store)
 
 
-def test_zeros_take_no_space_and_read_back(store: Store, write, read) -> None:
+def test_zeros_take_no_space_and_read_back(store: Store, write: Write, read: Read) -> None:
     data = noise(100_000) + bytes(3 * MIB) + noise(50_000, 2) + bytes(4095) + b"end"
     write(2, data)
     write(3, data)
@@ -80,7 +86,7 @@ def test_zeros_take_no_space_and_read_back(store: Store, write, read) -> None:
     check(store)
 
 
-def test_small_files_share_segments_without_padding(store: Store, write, read) -> None:
+def test_small_files_share_segments_without_padding(store: Store, write: Write, read: Read) -> None:
     files = [noise(4096 + 37 * i, i) for i in range(200)]
     for folder in range(4):
         for i, content in enumerate(files):
@@ -92,7 +98,9 @@ def test_small_files_share_segments_without_padding(store: Store, write, read) -
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_writers_that_overtake_one_another_end_on_one_extent(store: Store, read, seed: int) -> None:
+def test_writers_that_overtake_one_another_end_on_one_extent(
+    store: Store, read: Read, seed: int
+) -> None:
     chance = random.Random(seed)
     data = noise(chance.randrange(5 * MIB, 12 * MIB), seed + 100)
     writers = [store.writer(Ino(2 + rank), lambda _txn, _delta: None) for rank in range(4)]
@@ -116,7 +124,7 @@ def test_writers_that_overtake_one_another_end_on_one_extent(store: Store, read,
     check(store)
 
 
-def test_a_rewritten_file_frees_what_it_held(store: Store, write, read) -> None:
+def test_a_rewritten_file_frees_what_it_held(store: Store, write: Write, read: Read) -> None:
     first, second = noise(4 * MIB, 1), noise(4 * MIB, 2)
     write(2, first)
     write(2, second)
@@ -126,7 +134,9 @@ def test_a_rewritten_file_frees_what_it_held(store: Store, write, read) -> None:
     check(store)
 
 
-def test_content_that_repeats_within_one_window_is_stored_once(store: Store, write, read) -> None:
+def test_content_that_repeats_within_one_window_is_stored_once(
+    store: Store, write: Write, read: Read
+) -> None:
     block = noise(300_000)
     write(2, block * 3)
     assert store.index.counters.live_bytes < 1.5 * len(block)
@@ -134,7 +144,9 @@ def test_content_that_repeats_within_one_window_is_stored_once(store: Store, wri
     check(store)
 
 
-def test_rotten_bytes_are_not_shared_but_healed_for_all(store: Store, write, read) -> None:
+def test_rotten_bytes_are_not_shared_but_healed_for_all(
+    store: Store, write: Write, read: Read
+) -> None:
     data = noise(2 * MIB)
     write(2, data)
     (segment,) = (store.path / "segments").iterdir()
@@ -149,10 +161,10 @@ def test_rotten_bytes_are_not_shared_but_healed_for_all(store: Store, write, rea
 
 
 def test_different_bytes_of_one_fingerprint_stay_different(
-    store: Store, write, read, monkeypatch: pytest.MonkeyPatch
+    store: Store, write: Write, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dedupfs.store.ingest.fingerprint", lambda data: bytes(16))
-    monkeypatch.setattr("dedupfs.store.healing.fingerprint", lambda data: bytes(16))
+    monkeypatch.setattr("dedupfs.store.ingest.fingerprint", lambda _data: bytes(16))
+    monkeypatch.setattr("dedupfs.store.healing.fingerprint", lambda _data: bytes(16))
     left, right = noise(20_000, 1), noise(20_000, 2)
     write(2, left)
     write(3, right)
@@ -160,7 +172,7 @@ def test_different_bytes_of_one_fingerprint_stay_different(
     assert store.index.counters.collisions > 0
 
 
-def test_pending_bytes_are_seen_by_readers(store: Store, read) -> None:
+def test_pending_bytes_are_seen_by_readers(store: Store, read: Read) -> None:
     data = noise(2 * PENDING_BYTES)
     writer = store.writer(Ino(2), lambda _txn, _delta: None)
     writer.write(0, data[:-10])
@@ -174,13 +186,13 @@ def test_pending_bytes_are_seen_by_readers(store: Store, read) -> None:
 
 
 def test_a_failed_write_leaves_what_was_accepted(
-    store: Store, read, monkeypatch: pytest.MonkeyPatch
+    store: Store, read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = noise(3 * MIB)
     writer = store.writer(Ino(2), lambda _txn, _delta: None)
     writer.write(0, data[: MIB - 1])
 
-    def full(fd: int, data: object, offset: int) -> int:
+    def full(_fd: int, _data: object, _offset: int) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -214,7 +226,7 @@ class _Op:
 
 @settings(max_examples=150, deadline=None)
 @given(ops=_Op.ops)
-def test_any_mix_of_writes_reads_back_like_plain_bytes(
+def test_any_mix_of_writes_reads_back_like_plain_bytes(  # noqa: C901 - one step an operation
     tmp_path_factory: pytest.TempPathFactory, ops: list[tuple[int, str, int, int, int]]
 ) -> None:
     path = tmp_path_factory.mktemp("ingest")

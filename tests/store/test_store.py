@@ -10,15 +10,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from store.invariants import check, reclaim_all
 
 from dedupfs.core.errors import Corrupt, Damaged, NotAStore, StoreError, StoreInUse, StoreTooNew
 from dedupfs.core.format import U32
 from dedupfs.core.types import FILE_MAX_BYTES, Ino
 from dedupfs.store.store import Store
+from store.invariants import check, reclaim_all
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from store.fixtures import Read, Write
 
 MIB = 1 << 20
 
@@ -81,7 +83,7 @@ def test_a_broken_index_is_reported_not_replaced(tmp_path: Path) -> None:
     assert data.read_bytes() == b"garbage" * 1000
 
 
-def test_offsets_beyond_4_gib_and_to_the_limit(store: Store, write) -> None:
+def test_offsets_beyond_4_gib_and_to_the_limit(store: Store, write: Write) -> None:
     data = noise(100_000)
     for number, offset in enumerate([(1 << 32) - 5, 1 << 40, FILE_MAX_BYTES - len(data)]):
         write(2 + number, data, offset=offset)
@@ -92,7 +94,7 @@ def test_offsets_beyond_4_gib_and_to_the_limit(store: Store, write) -> None:
     check(store)
 
 
-def test_warm_reads_need_no_thread_and_equal_cold_ones(store: Store, write) -> None:
+def test_warm_reads_need_no_thread_and_equal_cold_ones(store: Store, write: Write) -> None:
     data = noise(300_000) + bytes(100_000) + noise(50_000, 3)
     write(2, data)
     for start, size in [(0, len(data)), (299_999, 2), (250_000, 190_000), (449_990, 10)]:
@@ -131,7 +133,7 @@ def test_a_lost_or_short_segment_is_an_error_never_zeros(tmp_path: Path) -> None
     store.close()
 
 
-def test_usage_counts_a_file_that_shares_with_itself(store: Store, write) -> None:
+def test_usage_counts_a_file_that_shares_with_itself(store: Store, write: Write) -> None:
     block = noise(400_000)
     write(2, block + block)
     usage = store.usage(Ino(2))
@@ -176,7 +178,9 @@ def test_a_killed_process_loses_nothing_flushed_and_leaves_nothing_behind(tmp_pa
     store.close()
 
 
-def test_regression_a_pack_that_equals_a_file_still_takes_others(store: Store, write, read) -> None:
+def test_regression_a_pack_that_equals_a_file_still_takes_others(
+    store: Store, write: Write, read: Read
+) -> None:
     """Reading the only small file of a store made every later small write fail with EIO."""
     first, second = noise(5000, 1), noise(5000, 2)
     write(2, first)
@@ -187,7 +191,7 @@ def test_regression_a_pack_that_equals_a_file_still_takes_others(store: Store, w
     assert (read(2, 5000), read(3, 5000)) == (first, second)
 
 
-def test_a_segment_read_past_the_index_never_grows_or_changes(store: Store, read) -> None:
+def test_a_segment_read_past_the_index_never_grows_or_changes(store: Store, read: Read) -> None:
     data = noise(3 * MIB)
     ahead = store.writer(Ino(2), lambda _txn, _delta: None)
     ahead.write(0, data[: 2 * MIB])

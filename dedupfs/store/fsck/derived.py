@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from dedupfs.store.fsck.findings import Progress
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _STEP: Final = 1 << 15
 

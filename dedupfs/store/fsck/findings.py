@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
     # (what is being done, rows or bytes done, of how many)
     Progress = Callable[[str, int, int], None]

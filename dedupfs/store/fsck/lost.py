@@ -13,8 +13,8 @@ from dedupfs.store.fsck.names import blank, put_root
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from dedupfs.store.index import Txn
     from dedupfs.store.namespace import Dirent
+    from dedupfs.store.txn import Txn
 
 FOLDER: Final = b"lost+found"
 PATH_ATTRIBUTE: Final = b"user.dedupfs.lost_path"

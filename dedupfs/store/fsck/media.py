@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dedupfs.store.fsck.findings import Progress
     from dedupfs.store.fsck.space import Use
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _BLOCK_BYTES: Final = 512
 # File systems count blocks of their own, and give preallocated ones back, after the row was written.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dedupfs.store.fsck.findings import Progress
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _TYPES: Final = (
     stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK,

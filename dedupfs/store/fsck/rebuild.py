@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dedupfs.store.fsck.findings import Progress, Report
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _COMMIT_ROWS: Final = 100_000
 _WINDOW_BYTES: Final = 4 << 20

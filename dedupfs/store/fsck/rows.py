@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dedupfs.store.fsck.findings import Progress
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _ANY: Final = 1 << 40
 _NUMBER_MAX: Final = b"\x10"  # inodes and segments are counted from 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dedupfs.store.fsck.findings import Progress
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _ROUNDS_MAX: Final = 8
 # What other repairs bring with them: listed when it was there from the start.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dedupfs.store.fsck.findings import Progress
     from dedupfs.store.fsck.names import Inodes
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _GROUP_ROWS: Final = 4_000_000  # extents counted at once, 100 bytes each
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 
 def problem(folder: Path, segment: int, found: os.stat_result) -> Problem:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dedupfs.store.fsck.names import Entries, Inodes
-    from dedupfs.store.index import Txn
+    from dedupfs.store.txn import Txn
 
 _DOUBLINGS: Final = 63
 _LINKS_MAX: Final = 1 << 31
