@@ -8,7 +8,10 @@ before the mark is what makes a state after a power cut whole.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
+
+from dedupfs.core.errors import Damaged
 
 if TYPE_CHECKING:
     from dedupfs.store.index import Index
@@ -23,11 +26,16 @@ class Checkpoint:
         self._journal = journal
         self._position = position
         self.unsynced = unsynced
+        self.is_lost = False  # the disk did not keep bytes that were written
 
     def write(self) -> None:
         """Do the syncs. May run in a worker thread. Raises OSError."""
-        self.unsynced.sync()
-        self._journal.mark(self._position)
+        try:
+            self.unsynced.sync()
+            self._journal.mark(self._position)
+        except OSError as error:
+            self.is_lost = error.errno == errno.EIO
+            raise
 
 
 class Checkpoints:
@@ -38,9 +46,16 @@ class Checkpoints:
         self._segments = segments
         # By segment, the starts of ranges freed before the checkpoint under way began.
         self._being_marked: dict[int, set[int]] = {}
+        # The kernel tells of a failed write-back once; a second fdatasync succeeds without the
+        # bytes. So the first is the last word, until a new start has read the disk again.
+        self._is_lost = False
 
     def begin(self) -> Checkpoint | None:
-        """Return a checkpoint of all acknowledged until now, or None when it is durable already."""
+        """Return a checkpoint of all acknowledged until now, or None when it is durable already.
+
+        Raises Damaged once the disk has failed to keep what was written.
+        """
+        self._check_not_lost()
         if self._index.is_marked and not self._segments.is_unsynced:
             return None
         assert not self._being_marked, "one checkpoint at a time"
@@ -51,6 +66,7 @@ class Checkpoints:
 
     def end(self, checkpoint: Checkpoint, *, succeeded: bool) -> None:
         """Take note that `write` returned, or raised."""
+        self._is_lost |= checkpoint.is_lost
         if not succeeded:
             self._segments.give_back(checkpoint.unsynced)
             self._index.give_back_unmarked_frees(self._being_marked)
@@ -59,16 +75,25 @@ class Checkpoints:
     def fold(self, *, clean: bool = False) -> None:
         """Make all durable and start the next journal; blocks. No checkpoint may be under way.
 
-        Raises OSError, NoSpace.
+        Raises OSError, NoSpace, Damaged as `begin` does.
         """
+        self._check_not_lost()
         unsynced = self._segments.take_unsynced()
         try:
             unsynced.sync()
             self._index.fold(clean=clean)
-        except BaseException:
+        except BaseException as error:
+            self._is_lost |= isinstance(error, OSError) and error.errno == errno.EIO
             self._segments.give_back(unsynced)
             raise
         self._index.take_unmarked_frees()
+
+    def _check_not_lost(self) -> None:
+        if self._is_lost:
+            raise Damaged(
+                "the disk failed to keep written bytes (EIO from fdatasync): unmount, check the "
+                "disk, then run dedupfs scrub"
+            )
 
     def is_marked(self, segment: int, start: int) -> bool:
         """Tell whether the range freed at `start` stays free after a power cut."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -210,3 +211,31 @@ def test_a_segment_read_past_the_index_never_grows_or_changes(store: Store, read
     backing.close()
     assert read(2, len(data)) == read(3, len(data)) == data
     check(store)
+
+
+def test_a_disk_that_lost_bytes_once_is_not_believed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second fdatasync after a failed write-back succeeds, and the bytes are gone."""
+    store = Store.open(tmp_path / "s")
+    writer = store.writer(Ino(2), lambda _txn, _delta: None)
+    writer.write(0, noise(MIB))
+    writer.close()
+
+    def failing(_fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing)
+        checkpoint = store.begin_checkpoint()
+        assert checkpoint is not None
+        with pytest.raises(OSError, match="Input/output"):
+            checkpoint.write()
+        store.end_checkpoint(checkpoint, succeeded=False)
+    with pytest.raises(Damaged, match="run dedupfs scrub"):
+        store.begin_checkpoint()
+    with pytest.raises(StoreError, match="not all is durable"):
+        store.close()
+    again = Store.open(store.path)
+    assert bytes(again.read(Ino(2), 0, MIB).run()) == noise(MIB)
+    again.close()
