@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,12 @@ class Results:
 
     savings: list[Saving]
     lines: list[Line]
+
+
+@pytest.fixture(autouse=True)
+def no_stack_dumps() -> None:
+    """A bench may take longer than the time after which pytest shows where a test hangs."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

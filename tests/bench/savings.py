@@ -126,7 +126,8 @@ def settled(status: Callable[[], Mapping[str, object]]) -> dict[str, int]:
     os.sync()
     _checkpoint(str(status()["mountpoint"]))
     end = time.monotonic() + _SETTLE_LIMIT_S
-    before, now = {}, _numbers(status())
+    before: dict[str, int] = {}
+    now = _numbers(status())
     while time.monotonic() < end and not (now["pending_free_bytes"] == 0 and _same(before, now)):
         time.sleep(0.1)
         before, now = now, _numbers(status())

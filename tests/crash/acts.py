@@ -61,13 +61,14 @@ class Sizes(NamedTuple):
     large: int = 2_500_000
 
 
+SIZES = Sizes()
 SMALL_SIZES = Sizes(5000, 30_000, 400_000)
 
 
 class Script:
     """The acts of one actor in order, and the state of its directory after each."""
 
-    def __init__(self, seed: str, sizes: Sizes = Sizes()) -> None:
+    def __init__(self, seed: str, sizes: Sizes = SIZES) -> None:
         self._random = random.Random(seed)
         self._seed = seed
         self._sizes = sizes

@@ -1,8 +1,8 @@
 """A process that works on a store through Vfs until it is stopped: run as a program.
 
-`child.py STORE LOG SEED MUTANT`. LOG gets two bytes an event, in the order in which they happened:
-the actor and BEGUN or DONE; "*" and "R" when the process gave up the store as a kill would and opened
-it anew. All is one thread, but fsync and the checkpoint under it wait in a worker.
+`child.py STORE LOG SEED MUTANT SECONDS LIFE`, both in seconds. LOG gets two bytes an event, in the order in which they happened:
+the actor and BEGUN or DONE; "*" and "R" when the process gave up the store, as a kill would each LIFE, and
+opened it anew. All is one thread, but fsync and the checkpoint under it wait in a worker.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ BEGUN, DONE = "(", ")"
 REOPENED = "*R"
 OWNER = Owner(0, 0)
 FOLD_CHANGES = 1500
-GENERATION_S = 0.5
+# Behind these a free range is punched at once, if it may be: the daemon may do so at any moment.
+_FREEING = {"unlink", "truncate", "rename"}
 
 
 def script_of(seed: str, generation: int, actor: str) -> Script:
@@ -137,10 +138,11 @@ _PLAYS: dict[str, Callable[[Player, Act], object]] = {
 class Child:
     """The process: generations of actors, each over the store as the last left it."""
 
-    def __init__(self, path: Path, log: Path, seed: str) -> None:
+    def __init__(self, path: Path, log: Path, seed: str, life_s: float) -> None:
         self._path = path
         self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._seed = seed
+        self._life_s = life_s
         self._random = random.Random(seed)
 
     def note(self, event: str) -> None:
@@ -153,19 +155,17 @@ class Child:
             vfs = Vfs(store, clock=time.time_ns)
             if generation:
                 self.note(REOPENED)
-            # Not every generation ends: most cuts find one process that only ever worked.
-            limit_s = GENERATION_S if self._random.random() < 0.5 else 1e9
-            with trio.move_on_after(limit_s):
+            with trio.move_on_after(self._life_s):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._maintain, store, vfs)
                     for actor in ACTORS:
-                        nursery.start_soon(self._act, vfs, generation, actor)
+                        nursery.start_soon(self._act, store, vfs, generation, actor)
             # As kill -9 does: nothing is flushed, nothing closed in order.
             store.index.close()
             store._lock.release()
             generation += 1
 
-    async def _act(self, vfs: Vfs, generation: int, actor: str) -> None:
+    async def _act(self, store: Store, vfs: Vfs, generation: int, actor: str) -> None:
         script = script_of(self._seed, generation, actor)
         player = Player(vfs, folder_of(self._seed, generation, actor))
         while True:
@@ -174,6 +174,8 @@ class Child:
             await player.play(act)
             self.note(actor + DONE)
             script.apply(act)
+            if act.kind in _FREEING:
+                self._reclaim(store)
             await trio.lowlevel.checkpoint()
 
     async def _maintain(self, store: Store, vfs: Vfs) -> None:
@@ -184,15 +186,25 @@ class Child:
                 self.note("s" + BEGUN)
                 await vfs.sync()
                 self.note("s" + DONE)
-            doomed, _more = store.reclaim()
-            remove_files(doomed)
+            self._reclaim(store)
+
+    def _reclaim(self, store: Store) -> None:
+        doomed, _more = store.reclaim()
+        remove_files(doomed)
 
 
 def main() -> None:
-    path, log, seed, mutant = sys.argv[1:]
+    path, log, seed, mutant, seconds, life = sys.argv[1:]
     index._FOLD_CHANGES = FOLD_CHANGES
     MUTANTS[mutant].apply()
-    trio.run(Child(Path(path), Path(log), seed).run)
+    child = Child(Path(path), Path(log), seed, float(life))
+
+    async def limited() -> None:
+        with trio.move_on_after(float(seconds)):
+            await child.run()
+
+    trio.run(limited)
+    os._exit(0)  # nothing is closed in order
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from crash import scale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 FIGURES = pytest.StashKey[list[str]]()
@@ -38,10 +38,10 @@ def need(*programs: str, device: str = "/dev/null", root: bool = False) -> None:
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+def figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return a function that keeps a line for the end of the test run."""
     request.config.stash.setdefault(FIGURES, [])
-    yield request.config.stash[FIGURES].append
+    return request.config.stash[FIGURES].append
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

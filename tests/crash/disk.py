@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,17 @@ class Disk:
         _run("mount", "-o", "loop", "-t", self.kind, self.image, self.path)
 
     def unmount(self) -> None:
-        _run("umount", self.path)
+        """Unmount; a killed process or whoever looks over all mounts may hold it for a moment."""
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                _run("umount", self.path)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def cut_power(self) -> None:
         """Stop the file system: what is not on disk now never will be."""
@@ -45,7 +56,8 @@ class Disk:
 
     def clear(self) -> None:
         """Leave no mount and no loop device behind."""
-        while os.path.ismount(self.path):
+        # os.path.ismount finds nothing where the file system is shut down.
+        while f" {self.path} " in Path("/proc/self/mountinfo").read_text():
             _run("umount", "-l", self.path)
         self.image.unlink(missing_ok=True)
 

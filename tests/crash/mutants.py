@@ -32,16 +32,21 @@ def _nothing(*_args: object) -> None:
     pass
 
 
+def _replace(owner: object, name: str, new: object) -> None:
+    assert hasattr(owner, name), f"{owner} has no {name} any more: the mutant changes nothing"
+    setattr(owner, name, new)
+
+
 def _sound() -> None:
     pass
 
 
 def _no_segment_sync() -> None:
-    segments.os = _os_with(fdatasync=_nothing)
+    _replace(segments, "os", _os_with(fdatasync=_nothing))
 
 
 def _no_segment_names() -> None:
-    segments.sync_folder = _nothing
+    _replace(segments, "sync_folder", _nothing)
 
 
 def _no_journal_fsync() -> None:
@@ -49,22 +54,22 @@ def _no_journal_fsync() -> None:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             os.fsync(fd)
 
-    journal.os = _os_with(fsync=fsync)
+    _replace(journal, "os", _os_with(fsync=fsync))
 
 
 def _no_journal_name() -> None:
-    journal.sync_folder = _nothing
+    _replace(journal, "sync_folder", _nothing)
 
 
 def _no_mark_sync() -> None:
-    journal.os = _os_with(fdatasync=_nothing)
+    _replace(journal, "os", _os_with(fdatasync=_nothing))
 
 
 def _no_lmdb_sync() -> None:
     def open_unsynced(*args: object, **keywords: object) -> lmdb.Environment:
         return lmdb.open(*args, **{**keywords, "sync": False, "metasync": False})
 
-    index.lmdb = SimpleNamespace(**{**vars(lmdb), "open": open_unsynced})
+    _replace(index, "lmdb", SimpleNamespace(**{**vars(lmdb), "open": open_unsynced}))
 
 
 def _fold_before_segments() -> None:
@@ -74,7 +79,7 @@ def _fold_before_segments() -> None:
         self._index.take_unmarked_frees()
         unsynced.sync()
 
-    checkpoint.Checkpoints.fold = fold
+    _replace(checkpoint.Checkpoints, "fold", fold)
 
 
 def _mark_before_segments() -> None:
@@ -82,7 +87,7 @@ def _mark_before_segments() -> None:
         self._journal.mark(self._position)
         self.unsynced.sync()
 
-    checkpoint.Checkpoint.write = write
+    _replace(checkpoint.Checkpoint, "write", write)
 
 
 def _journal_after_fold() -> None:
@@ -104,8 +109,8 @@ def _journal_after_fold() -> None:
             os.fsync(self._journal._fd)
             sync_folder(self._path)
 
-    index.Journal = Late
-    index.Index.fold = fold
+    _replace(index, "Journal", Late)
+    _replace(index.Index, "fold", fold)
 
 
 def _old_journal_first() -> None:
@@ -118,15 +123,15 @@ def _old_journal_first() -> None:
         journal.sync_folder(self._path)
         whole(self, clean=clean)
 
-    index.Index.fold = fold
+    _replace(index.Index, "fold", fold)
 
 
 def _punch_at_once() -> None:
-    checkpoint.Checkpoints.unmarked_starts = lambda _self, _segment: set()
+    _replace(checkpoint.Checkpoints, "_unmarked", property(lambda _self: ({}, {})))
 
 
 def _no_sync_after_kill() -> None:
-    instance.sync_file_system = _nothing
+    _replace(instance, "sync_file_system", _nothing)
 
 
 def _flipped_bytes() -> None:
@@ -142,7 +147,7 @@ def _flipped_bytes() -> None:
             data = memoryview(bytes(flipped))
         whole(fd, offset, data)
 
-    segments._write_all = write
+    _replace(segments, "_write_all", write)
 
 
 SOUND = "sound"

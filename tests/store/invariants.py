@@ -94,4 +94,4 @@ def reclaim_all(store: Store) -> None:
     while more:
         doomed, more = store.reclaim()
         for path in doomed:
-            path.unlink()
+            path.unlink(missing_ok=True)
