@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -100,6 +101,7 @@ def answers(
     on_mount = child("run", shared.path, there, group)
     if not here.exists():
         report(child("run", plain, here, group), here)
+        shutil.rmtree(plain / group)  # a hundred thousand objects are not left to pytest
     return json.loads(here.read_text()), report(on_mount, there)
 
 

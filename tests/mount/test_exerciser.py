@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
@@ -114,3 +115,4 @@ def test_processes_side_by_side_do_what_they_do_on_a_plain_directory(
     assert look(there) == want, f"seed {seed}, before the remount"
     mount.remount()
     assert look(there) == want, f"seed {seed}, after the remount"
+    shutil.rmtree(here)
