@@ -53,3 +53,17 @@ def test_a_zero_run_is_found_whole_and_only_from_a_page_on(
     assert zero_run(data, 0) == want
     if zeros >= 2 * PAGE_BYTES:
         assert zero_run(data, before + 10) == (before + 10, before + zeros)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9000), st.integers(1, 3000)), max_size=5),
+    st.integers(0, 12_000),
+)
+def test_zero_runs_are_those_a_plain_search_finds(parts: list[tuple[int, int]], start: int) -> None:
+    data = b"".join(bytes(zeros) + b"x" * others for zeros, others in parts)
+    start = min(start, len(data))
+    first = data.find(bytes(PAGE_BYTES), start)
+    stop = first
+    while 0 <= stop < len(data) and data[stop] == 0:
+        stop += 1
+    assert zero_run(data, start) == ((first, stop) if first >= 0 else (len(data), len(data)))
