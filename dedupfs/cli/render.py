@@ -67,6 +67,7 @@ def _rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
     logical = _number(document, "logical_bytes")
     allocated = _number(document, "allocated_bytes")
     waiting = _number(document, "pending_free_bytes")
+    damaged = _number(document, "damaged_bytes")
     freed = f", {size(waiting)} about to be freed" if waiting else ""
     ingest = document.get("ingest")
     taken = ingest if isinstance(ingest, dict) else {}
@@ -82,6 +83,7 @@ def _rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
         ("saved", f"{saving(logical, allocated)}, ratio {document['dedup_ratio']}"),
         ("written so far", _written(taken)),
         *_trouble_rows(taken),
+        *([("damaged", f"{size(damaged)}: dedupfs scrub names the files")] if damaged else []),
     ]
 
 

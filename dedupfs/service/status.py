@@ -46,6 +46,7 @@ def document(
         "live_bytes": counters.live_bytes,
         "allocated_bytes": counters.allocated_bytes,
         "pending_free_bytes": counters.pending_free_bytes,
+        "damaged_bytes": counters.damaged_bytes,
         "index_bytes": index_bytes,
         "dedup_ratio": dedup_ratio(
             logical_bytes=counters.logical_bytes, allocated_bytes=counters.allocated_bytes

@@ -14,7 +14,7 @@ from dedupfs.store.store import Store
 
 KEYS = {
     "mountpoint", "store", "pid", "uptime_s", "io_mode", "io_reason", "files", "directories",
-    "logical_bytes", "live_bytes", "allocated_bytes", "pending_free_bytes", "index_bytes",
+    "logical_bytes", "live_bytes", "allocated_bytes", "pending_free_bytes", "damaged_bytes", "index_bytes",
     "dedup_ratio", "ingest", "requests",
 }  # fmt: skip
 INGEST_KEYS = {
