@@ -8,10 +8,10 @@ before the mark is what makes a state after a power cut whole.
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
 from dedupfs.core.errors import Damaged
+from dedupfs.store.journal import NotKept
 
 if TYPE_CHECKING:
     from dedupfs.store.index import Index
@@ -33,8 +33,8 @@ class Checkpoint:
         try:
             self.unsynced.sync()
             self._journal.mark(self._position)
-        except OSError as error:
-            self.is_lost = error.errno == errno.EIO
+        except NotKept:
+            self.is_lost = True
             raise
 
 
@@ -83,7 +83,7 @@ class Checkpoints:
             unsynced.sync()
             self._index.fold(clean=clean)
         except BaseException as error:
-            self._is_lost |= isinstance(error, OSError) and error.errno == errno.EIO
+            self._is_lost |= isinstance(error, NotKept)
             self._segments.give_back(unsynced)
             raise
         self._index.take_unmarked_frees()
@@ -91,8 +91,8 @@ class Checkpoints:
     def _check_not_lost(self) -> None:
         if self._is_lost:
             raise Damaged(
-                "the disk failed to keep written bytes (EIO from fdatasync): unmount, check the "
-                "disk, then run dedupfs scrub"
+                "the disk failed to keep written bytes (fdatasync failed): unmount, check the disk, "
+                "then run dedupfs scrub"
             )
 
     def is_marked(self, segment: int, start: int) -> bool:

@@ -88,7 +88,7 @@ class Journal:
         sequence = self._sequence + 1
         mark = JOURNAL_MARK.pack(sequence, position)
         os.pwrite(self._fd, mark + _checksum(mark), JOURNAL_MARK_AT[sequence % 2])
-        os.fdatasync(self._fd)
+        sync_file(self._fd)
         self._sequence = sequence
         self.marked = max(self.marked, position)
 
@@ -180,6 +180,18 @@ def records(raw: bytes, stop: int | None = None) -> Iterator[list[Change]]:
             return
         yield list(_changes(raw[at + RECORD_HEAD.size : end]))
         at = end
+
+
+class NotKept(OSError):
+    """The disk did not keep written bytes; syncing again would succeed without them."""
+
+
+def sync_file(fd: int) -> None:
+    """Make the bytes of a file durable. Raises NotKept."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        raise NotKept(error.errno, error.strerror) from error
 
 
 def sync_folder(folder: Path) -> None:

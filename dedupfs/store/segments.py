@@ -20,7 +20,7 @@ from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
 from dedupfs.core.types import SegmentId
-from dedupfs.store.journal import sync_folder
+from dedupfs.store.journal import sync_file, sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +130,7 @@ class Unsynced:
     def sync(self) -> None:
         """Make them durable. May run in a worker thread. Raises OSError."""
         for segment in self.segments.values():
-            os.fdatasync(segment.fd)
+            sync_file(segment.fd)
         if self.has_new_names:
             sync_folder(self.folder)
 
@@ -349,7 +349,7 @@ class Segments:
         """Let go of sealed segments that wait for the next checkpoint with an open descriptor."""
         waiting = self._unsynced.segments
         for segment in [one for one in waiting.values() if one.written is None]:
-            os.fdatasync(segment.fd)
+            sync_file(segment.fd)
             del waiting[segment.id]
 
 
