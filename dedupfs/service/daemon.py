@@ -240,10 +240,13 @@ async def _checkpoint(vfs: Vfs, interval_s: float) -> None:
     while True:
         await trio.sleep(interval_s)
         try:
-            vfs.drop_unused()
             await vfs.sync()
         except (DedupfsError, OSError) as error:
             log.warning("checkpoint: %s", error)
+        try:
+            vfs.drop_unused()
+        except (DedupfsError, OSError) as error:
+            log.warning("removed files keep their space for now: %s", error)
 
 
 async def _back_up(store: Store) -> None:
@@ -260,7 +263,7 @@ async def _write_backup(backup: Backup) -> None:
         nursery.start_soon(_stop_at_end, backup)
         try:
             await trio.to_thread.run_sync(backup.write)
-        except OSError as error:
+        except (DedupfsError, OSError) as error:
             log.warning("copy of the index: %s", error)
         nursery.cancel_scope.cancel()
 

@@ -6,15 +6,15 @@ file has holes. It is sealed for that: what a reader maps never changes and neve
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from dedupfs.core.format import pair_key
+from dedupfs.core.format import Extent, pair_key, unpack_extent
 from dedupfs.core.intervals import gaps
-from dedupfs.core.types import FILE_MAX_BYTES
-from dedupfs.store import extents, freeing, shares
+from dedupfs.store import freeing, shares
 
 if TYPE_CHECKING:
-    from dedupfs.core.types import Ino, SegmentId
+    from dedupfs.core.types import Ino
     from dedupfs.store.index import Index
     from dedupfs.store.segments import Segment, Segments
     from dedupfs.store.txn import Txn
@@ -41,27 +41,42 @@ class Backing:
 def find(index: Index, segments: Segments, ino: Ino, size: int) -> Backing | None:
     """Return the segment that equals the file of `size` bytes, or None. Raises Damaged, NoSpace."""
     with index.read() as txn:
-        found = extents.overlapping(txn, ino, 0, FILE_MAX_BYTES)
+        found = _in_place(txn, ino)
         if not found or index.counters.damaged_bytes:
             return None
-        first = found[0]
-        if any(e.segment != first.segment or e.shift for e in found):
-            return None
-        segment = segments.get(txn, first.segment)
+        segment = segments.get(txn, found[0].segment)
         is_shared_pack = segment.written is not None and not segment.is_home
         if segment.size != size or is_shared_pack:
             return None
-        for start, stop in gaps(((e.offset, e.stop) for e in found), 0, size):
-            if not _is_hole(txn, first.segment, start, stop):
-                return None
+        holes = gaps(((e.offset, e.stop) for e in found), 0, size)
+        if not all(_is_hole(txn, segment, start, stop) for start, stop in holes):
+            return None
     if segment.written is not None:
         with index.write() as txn:
             freeing.seal(txn, segments, segment)
+    if os.fstat(segment.fd).st_size != size:
+        return None
     return Backing(segments, segment)
 
 
-def _is_hole(txn: Txn, segment: SegmentId, start: int, stop: int) -> bool:
-    """Tell whether the bytes of a segment read as zeros: nobody's, and not waiting to be punched."""
-    if any(r.start < stop and r.stop > start for r in shares.rows(txn, segment, start, stop)):
+def _in_place(txn: Txn, ino: Ino) -> list[Extent]:
+    """Return all extents of a file that lies in one segment at its own offsets, else nothing."""
+    found: list[Extent] = []
+    for key, value in txn.scan("extents", pair_key(ino, 0), pair_key(ino + 1, 0)):
+        extent = unpack_extent(key, value)
+        if extent.shift or (found and extent.segment != found[0].segment):
+            return []  # at the first: a file may have millions
+        found.append(extent)
+    return found
+
+
+def _is_hole(txn: Txn, segment: Segment, start: int, stop: int) -> bool:
+    """Tell whether the bytes of a segment read as zeros: nobody's, and really punched.
+
+    Only whole pages are punched, and an undone transaction leaves bytes that no table knows.
+    """
+    if any(r.start < stop and r.stop > start for r in shares.rows(txn, segment.id, start, stop)):
         return False
-    return not any(txn.scan("frees", pair_key(segment, 0), pair_key(segment, stop)))
+    if any(txn.scan("frees", pair_key(segment.id, 0), pair_key(segment.id, stop))):
+        return False
+    return segment.reads_as_zeros(start, stop)

@@ -29,7 +29,7 @@ from dedupfs.store import digest
 from dedupfs.store.journal import sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dedupfs.store.index import Index
@@ -62,9 +62,10 @@ class Row(NamedTuple):
 class Backup:
     """A copy under way."""
 
-    def __init__(self, store: Path, index: Index) -> None:
+    def __init__(self, store: Path, index: Index, note_made: Callable[[], None]) -> None:
         self._store = store
         self._index = index
+        self._note_made = note_made
         self._stopped = False
 
     def stop(self) -> None:
@@ -89,6 +90,7 @@ class Backup:
                 _keep(path)
                 unfinished.replace(path)
                 sync_folder(self._store)
+                self._note_made()
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -140,9 +142,12 @@ class Backups:
             index.fold_soon = True
         if index.epoch == self._copied:
             return None
-        self._copied = index.epoch
-        self._covered = -1 if index.has_changes else index.changes_made
-        return Backup(self._store, index)
+        epoch, covered = index.epoch, -1 if index.has_changes else index.changes_made
+
+        def note_made() -> None:
+            self._copied, self._covered = epoch, covered
+
+        return Backup(self._store, index, note_made)
 
     def at_end(self) -> None:
         """Digest the index after its last fold; copy it, if it has changed since the last copy."""
@@ -150,7 +155,7 @@ class Backups:
             digest.write(self._store / STORE_FILES["index"])
             if self._index.changes_made == self._covered:
                 return
-            Backup(self._store, self._index).write(in_haste=True)
+            Backup(self._store, self._index, lambda: None).write(in_haste=True)
         except OSError as error:
             log.warning("no digest or no copy of the index: %s", error.strerror)
 

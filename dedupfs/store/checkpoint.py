@@ -47,8 +47,9 @@ class Checkpoints:
         # By segment, the starts of ranges freed before the checkpoint under way began.
         self._being_marked: dict[int, set[int]] = {}
         # The kernel tells of a failed write-back once; a second fdatasync succeeds without the
-        # bytes. So the first is the last word, until a new start has read the disk again.
+        # bytes. So the first is the last word: the next start goes back to the last checkpoint.
         self._is_lost = False
+        self.held_up: set[int] = set()  # segments that could not be punched since the last one
 
     def begin(self) -> Checkpoint | None:
         """Return a checkpoint of all acknowledged until now, or None when it is durable already.
@@ -66,11 +67,13 @@ class Checkpoints:
 
     def end(self, checkpoint: Checkpoint, *, succeeded: bool) -> None:
         """Take note that `write` returned, or raised."""
-        self._is_lost |= checkpoint.is_lost
+        if checkpoint.is_lost:
+            self._note_lost()
         if not succeeded:
             self._segments.give_back(checkpoint.unsynced)
             self._index.give_back_unmarked_frees(self._being_marked)
         self._being_marked = {}
+        self.held_up.clear()
 
     def fold(self, *, clean: bool = False) -> None:
         """Make all durable and start the next journal; blocks. No checkpoint may be under way.
@@ -83,12 +86,19 @@ class Checkpoints:
             unsynced.sync()
             self._index.fold(clean=clean)
         except BaseException as error:
-            self._is_lost |= isinstance(error, NotKept)
+            if isinstance(error, NotKept):
+                self._note_lost()
             self._segments.give_back(unsynced)
             raise
         self._index.take_unmarked_frees()
 
+    def _note_lost(self) -> None:
+        self._is_lost = True
+        self._index.note_lost()
+
     def _check_not_lost(self) -> None:
+        if self._segments.is_lost:
+            self._note_lost()
         if self._is_lost:
             raise Damaged(
                 "the disk failed to keep written bytes (fdatasync failed): unmount, check the disk, "

@@ -57,20 +57,22 @@ def reclaim(
     doomed: list[Path] = []
     done = 0
     with index.write() as txn:
-        for key, value in _marked_rows(txn, segments, checkpoints, limit):
+        rows = _marked_rows(txn, segments, checkpoints, limit)
+        for key, value in rows:
             segment, start = unpack_pair(key)
             stop = start + U64.unpack(value)[0]
             freeing = _Freeing(txn, segments, checkpoints, SegmentId(segment))
-            done += 1
             try:
                 doomed += freeing.free(start, stop)
             except OSError as error:
-                # It stays for the next time, and must not hold up the others.
+                # It stays until after the next checkpoint, and must not hold up the others.
                 log.warning("segment %016x at %d is not freed yet: %s", segment, start, error)
+                checkpoints.held_up.add(segment)
                 continue
+            done += 1
             txn.delete("frees", key)
             txn.counters.pending_free_bytes -= stop - start
-    return doomed, done == limit
+    return doomed, done > 0 and len(rows) == limit
 
 
 def _marked_rows(
@@ -83,7 +85,7 @@ def _marked_rows(
         after, start = start, None
         for key, value in txn.scan("frees", after):
             segment, at = unpack_pair(key)
-            if segments.is_pinned(SegmentId(segment)):
+            if segments.is_pinned(SegmentId(segment)) or segment in checkpoints.held_up:
                 start = pair_key(segment + 1, 0)
                 break
             if checkpoints.is_marked(segment, at):

@@ -92,6 +92,7 @@ class Index:
         try:
             self._replay()
             self._fold()
+            self._suspect.unlink(missing_ok=True)
         except BaseException:
             with contextlib.suppress(lmdb.Error):
                 self._txn.lmdb_txn.abort()
@@ -139,7 +140,7 @@ class Index:
             return
         if not path.exists():
             raise Corrupt(f"{path} is missing: without it the last changes are lost")
-        found = journal.load(path, self._epoch, self._instance)
+        found = journal.load(path, self._epoch, self._instance, is_lost=self._suspect.exists())
         count = 0
         for record in journal.records(found.raw, found.stop):
             self._apply(record)
@@ -175,7 +176,7 @@ class Index:
             yield self._txn
             self._acknowledge()
         except BaseException as error:
-            self._undo()
+            self._undo(is_broken=isinstance(error, lmdb.Error))
             if isinstance(error, lmdb.Error):
                 raise NoSpace(f"index: {error}") from error
             raise
@@ -211,10 +212,14 @@ class Index:
                 raise _FULL[error.errno](f"journal: {error.strerror}") from error
             raise
 
-    def _undo(self) -> None:
+    def _undo(self, *, is_broken: bool) -> None:
+        # An operation that LMDB failed ends its transaction, whether or not it had changed a row.
         try:
-            self._txn.undo()
+            if not is_broken:
+                self._txn.undo()
         except lmdb.Error:
+            is_broken = True
+        if is_broken:
             self._rebuild()
         self._set_counters(Counters.unpack(self._packed_counters))
 
@@ -223,7 +228,10 @@ class Index:
         assert self._journal is not None, "opened"
         with contextlib.suppress(lmdb.Error):  # a commit that failed has ended it
             self._txn.lmdb_txn.abort()
-        self._txn.lmdb_txn = self._env.begin(write=True)
+        try:
+            self._txn.lmdb_txn = self._env.begin(write=True)
+        except lmdb.Error as error:
+            raise StoreError(f"index: {error}: unmount, and mount again") from error
         self._txn.changes.clear()
         for record in journal.records(self._journal.path.read_bytes(), self._journal.position):
             self._apply(record)
@@ -254,6 +262,18 @@ class Index:
         for segment, found in starts.items():
             self._txn.unmarked_frees.setdefault(segment, set()).update(found)
 
+    @property
+    def _suspect(self) -> Path:
+        return self._path / "suspect"
+
+    def note_lost(self) -> None:
+        """Let the next start go back to the last checkpoint: the disk did not keep what came after.
+
+        The note need not be durable: a new boot goes back there, too.
+        """
+        with contextlib.suppress(OSError):
+            self._suspect.touch(0o600)
+
     def marker(self) -> Journal:
         """Return the journal, for `mark` in a worker thread."""
         assert self._journal is not None, "opened"
@@ -278,9 +298,15 @@ class Index:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Txn]:
-        """Open a look at the tables as of the last fold; may run in a worker thread."""
-        with self._env.begin() as raw:
-            yield Txn(raw, self._tables, Counters())
+        """Open a look at the tables as of the last fold; may run in a worker thread.
+
+        Raises StoreError.
+        """
+        try:
+            with self._env.begin() as raw:
+                yield Txn(raw, self._tables, Counters())
+        except lmdb.Error as error:
+            raise StoreError(f"index: {error}") from error
 
     def fold(self, *, clean: bool = False) -> None:
         """Commit everything to LMDB, durably, and start the next journal.

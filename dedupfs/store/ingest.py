@@ -16,6 +16,7 @@ from dedupfs.core.format import Extent
 from dedupfs.core.types import PAGE_BYTES, Ino, SegmentId
 from dedupfs.store import chunks, damage, extents
 from dedupfs.store.healing import FileTooShort, Healer, note_missing
+from dedupfs.store.segments import get_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,7 +206,8 @@ class _Ingest:
         if follow is None:
             return start
         segment = self._segments.find(self._txn, follow.segment)
-        if segment is None:
+        if segment is None or get_row(self._txn, segment.id) is None:
+            # Gone, or only a transaction that was undone has written to it.
             self._writer.follow = None
             return start
         offset = self._base + start + follow.shift

@@ -117,8 +117,11 @@ def path_of(folder: Path, epoch: int) -> Path:
     return folder / f"journal-{epoch:016x}"
 
 
-def load(path: Path, epoch: int, now: Instance) -> Found:
-    """Return what the journal file holds; raise Corrupt when it is not the journal of `epoch`."""
+def load(path: Path, epoch: int, now: Instance, *, is_lost: bool = False) -> Found:
+    """Return what the journal file holds; raise Corrupt when it is not the journal of `epoch`.
+
+    `is_lost`: the disk is known not to have kept what came after the last checkpoint.
+    """
     is_any_cached = is_any_page_cached(path)  # before it is read
     raw = path.read_bytes()
     head = raw[: JOURNAL_HEAD.size]
@@ -128,7 +131,7 @@ def load(path: Path, epoch: int, now: Instance) -> Found:
     if magic != JOURNAL_MAGIC or found_epoch != epoch:
         raise Corrupt(f"{path}: a journal of epoch {found_epoch}, want {epoch}")
     written_by = Instance(boot_id, mount_id)
-    lost = is_cache_lost(written_by, now, is_any_cached=is_any_cached)
+    lost = is_lost or is_cache_lost(written_by, now, is_any_cached=is_any_cached)
     marks = [(0, JOURNAL_RECORDS_AT)]
     for at in JOURNAL_MARK_AT:
         mark = raw[at : at + JOURNAL_MARK.size]

@@ -20,7 +20,7 @@ from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
 from dedupfs.core.types import SegmentId
-from dedupfs.store.journal import sync_file, sync_folder
+from dedupfs.store.journal import NotKept, sync_file, sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,6 +118,24 @@ class Segment:
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    def reads_as_zeros(self, start: int, stop: int) -> bool:
+        """Tell whether `start..stop` is a hole but for zeros in its first and last block."""
+        at = start
+        while at < stop:
+            try:
+                at = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return True
+                raise
+            if at >= stop:
+                return True
+            end = min(os.lseek(self.fd, at, os.SEEK_HOLE), stop)
+            if end - at > _BLOCK_MAX_BYTES or os.pread(self.fd, end - at, at).strip(b"\0"):
+                return False
+            at = end
+        return True
+
 
 @dataclass(slots=True)
 class Unsynced:
@@ -146,6 +164,7 @@ class Segments:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
         self._pins: dict[SegmentId, int] = {}
+        self.is_lost = False  # a sync outside of a checkpoint has failed
         self._unsynced = Unsynced(folder, {})
         self.repairs = 0  # how often stored bytes were changed, for those who read them meanwhile
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -264,7 +283,9 @@ class Segments:
         """Take no more writes to `segment`."""
         assert segment.written is not None, "sealed once"
         stop = segment.written.stop
-        if _allocated(segment.fd) >= stop + _BLOCK_MAX_BYTES:
+        found = os.fstat(segment.fd)
+        if found.st_size != stop or found.st_blocks * _BLOCK_BYTES >= stop + _BLOCK_MAX_BYTES:
+            # A write that failed may have made it longer: a reader past the index would see that.
             # XFS keeps speculative preallocation until a truncation.
             os.ftruncate(segment.fd, stop + 1)
             os.ftruncate(segment.fd, stop)
@@ -277,7 +298,10 @@ class Segments:
         row = get_row(txn, segment)
         if row is None:
             return
-        fd = self._open_fd(segment, os.O_RDWR)
+        try:
+            fd = self._open_fd(segment, os.O_RDWR)
+        except FileNotFoundError:
+            return  # lost: nothing to give back
         try:
             if start < stop:
                 _punch(fd, start, stop - start)
@@ -326,6 +350,7 @@ class Segments:
         """Drop an open segment that the index never learned of."""
         del self._open[segment.id]
         self._unsynced.segments.pop(segment.id, None)
+        segment.set_sealed(0)
         self.path(segment.id).unlink(missing_ok=True)
 
     def _open_fd(self, segment: SegmentId, flags: int) -> int:
@@ -349,7 +374,11 @@ class Segments:
         """Let go of sealed segments that wait for the next checkpoint with an open descriptor."""
         waiting = self._unsynced.segments
         for segment in [one for one in waiting.values() if one.written is None]:
-            sync_file(segment.fd)
+            try:
+                sync_file(segment.fd)
+            except NotKept:
+                self.is_lost = True
+                raise
             del waiting[segment.id]
 
 

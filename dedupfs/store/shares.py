@@ -67,17 +67,35 @@ def drop(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
 
 def note_free(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
     """Note `start..stop` for the reclaimer, which looks again whether it is unused."""
-    txn.unmarked_frees.setdefault(segment, set()).add(start)
-    key = pair_key(segment, start)
-    old = txn.get("frees", key)
-    length = stop - start
-    if old is not None:
-        (old_length,) = U64.unpack(old)
-        if old_length >= length:
-            return
-        txn.counters.pending_free_bytes -= old_length
-    txn.put("frees", key, U64.pack(length))
-    txn.counters.pending_free_bytes += length
+    unmarked = txn.unmarked_frees.setdefault(segment, set())
+    # Rows stay disjoint: a row behind an overlapping one would hide it from the reclaimer.
+    for old_start, old_stop in _freed(txn, segment, start, stop):
+        txn.delete("frees", pair_key(segment, old_start))
+        txn.counters.pending_free_bytes -= old_stop - old_start
+        if old_start < start:
+            _put_free(txn, segment, old_start, start)
+        if old_stop > stop:
+            _put_free(txn, segment, stop, old_stop)
+            unmarked.add(stop)  # the old row's checkpoint may be still under way
+    _put_free(txn, segment, start, stop)
+    unmarked.add(start)
+
+
+def _freed(txn: Txn, segment: SegmentId, start: int, stop: int) -> list[tuple[int, int]]:
+    """Return the rows of `frees` with bytes in `start..stop`."""
+    found = [txn.floor("frees", pair_key(segment, start))]
+    found += txn.scan("frees", pair_key(segment, start + 1), pair_key(segment, stop))
+    ranges: list[tuple[int, int]] = []
+    for key, value in filter(None, found):
+        owner, at = unpack_pair(key)
+        if owner == segment and at + U64.unpack(value)[0] > start:
+            ranges.append((at, at + U64.unpack(value)[0]))
+    return ranges
+
+
+def _put_free(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
+    txn.put("frees", pair_key(segment, start), U64.pack(stop - start))
+    txn.counters.pending_free_bytes += stop - start
 
 
 def _unpack(segment: SegmentId, key: bytes, value: bytes) -> Counted | None:

@@ -176,17 +176,25 @@ class Store:
         Its `write` may run in a worker thread; then call `end_checkpoint`. One at a time.
         """
         self.index.restore_reserve()
-        return self._checkpoints.begin()
+        checkpoint = self._checkpoints.begin()
+        if checkpoint is None:
+            self._fold_if_wanted()
+        return checkpoint
 
     def end_checkpoint(self, checkpoint: Checkpoint, *, succeeded: bool) -> None:
         """Take note of how a checkpoint ended; fold the journal into LMDB when it has grown."""
         self._checkpoints.end(checkpoint, succeeded=succeeded)
-        if succeeded and self.index.wants_fold:
-            try:
-                self._checkpoints.fold()
-            except (FsError, StoreError, OSError) as error:
-                # The journal goes on, and all is durable: nobody who waits for that need know.
-                log.warning("folding the journal, to be tried again: %s", error)
+        if succeeded:
+            self._fold_if_wanted()
+
+    def _fold_if_wanted(self) -> None:
+        if not self.index.wants_fold:
+            return
+        try:
+            self._checkpoints.fold()
+        except (FsError, StoreError, OSError) as error:
+            # The journal goes on, and all is durable: nobody who waits for that need know.
+            log.warning("folding the journal, to be tried again: %s", error)
 
     def begin_backup(self) -> Backup | None:
         """Return a copy of the index whose `write` may run in a worker thread; None: nothing new."""

@@ -12,7 +12,7 @@ import copy
 import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from dedupfs.core.errors import Damaged, Stale
+from dedupfs.core.errors import FsError, Stale
 from dedupfs.store import namespace
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Passthrough:
             return
         try:
             backing = self._inodes.store.backing(live.ino, live.inode.size)
-        except Damaged:
-            return  # an ordinary read says what is wrong
+        except (FsError, OSError):
+            return  # an ordinary read says what is wrong, or needs no room on a full disk
         if backing is None:
             return
         try:

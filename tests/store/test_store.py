@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import signal
@@ -12,8 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dedupfs.core.errors import Corrupt, Damaged, NotAStore, StoreError, StoreInUse, StoreTooNew
-from dedupfs.core.format import U32
+from dedupfs.core.errors import (
+    Corrupt,
+    Damaged,
+    NoSpace,
+    NotAStore,
+    StoreError,
+    StoreInUse,
+    StoreTooNew,
+)
+from dedupfs.core.format import U32, U64, unpack_pair
 from dedupfs.core.types import FILE_MAX_BYTES, Ino
 from dedupfs.store.store import Store
 from store.invariants import check, reclaim_all
@@ -218,9 +227,15 @@ def test_a_disk_that_lost_bytes_once_is_not_believed_again(
 ) -> None:
     """The second fdatasync after a failed write-back succeeds, and the bytes are gone."""
     store = Store.open(tmp_path / "s")
-    writer = store.writer(Ino(2), lambda _txn, _delta: None)
-    writer.write(0, noise(MIB))
-    writer.close()
+    for ino in (2, 3):
+        writer = store.writer(Ino(ino), lambda _txn, _delta: None)
+        writer.write(0, noise(MIB, ino))
+        writer.close()
+        if ino == 2:
+            checkpoint = store.begin_checkpoint()
+            assert checkpoint is not None
+            checkpoint.write()
+            store.end_checkpoint(checkpoint, succeeded=True)
 
     def failing(_fd: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -237,5 +252,61 @@ def test_a_disk_that_lost_bytes_once_is_not_believed_again(
     with pytest.raises(StoreError, match="not all is durable"):
         store.close()
     again = Store.open(store.path)
-    assert bytes(again.read(Ino(2), 0, MIB).run()) == noise(MIB)
+    assert bytes(again.read(Ino(2), 0, MIB).run()) == noise(MIB, 2)
+    assert again.usage(Ino(3)).extents == 0, "what came after may be gone: it is not shown"
     again.close()
+
+
+def test_regression_bytes_of_an_undone_transaction_are_not_followed(
+    store: Store, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """close(2) said yes, and the segment of the whole file was removed."""
+    data = noise(900_000)
+    writer = store.writer(Ino(2), lambda _txn, _delta: None)
+    writer.write(0, data)
+
+    def failing(_changes: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.index.marker(), "append", failing)
+        patch.setattr(store.index.reserve, "give", lambda: False)
+        with pytest.raises(NoSpace):
+            writer.flush()
+    writer.flush()
+    writer.close()
+    assert read(2, len(data)) == data
+    check(store)
+
+
+def test_regression_a_hole_with_old_bytes_at_its_edges_is_not_read_past_the_index(
+    store: Store, write: Write, read: Read
+) -> None:
+    """Only whole pages are punched: the edges of what another file left stay in the segment."""
+    data = noise(2 * MIB)
+    holed = data[:500_001] + bytes(1_000_000) + data[1_500_001:]
+    write(2, data)
+    write(3, holed)
+    with store.index.write() as txn:
+        store.drop(txn, Ino(2))
+    reclaim_all(store)
+    assert store.backing(Ino(3), len(holed)) is None
+    assert read(3, len(holed)) == holed
+
+
+def test_regression_freed_ranges_that_overlap_stay_until_the_checkpoint(
+    store: Store, write: Write
+) -> None:
+    data = noise(MIB)
+    write(2, data)
+    write(3, data[:600_000])
+    with store.index.write() as txn:
+        store.truncate(txn, Ino(2), 300_000)
+        store.drop(txn, Ino(3))
+        store.drop(txn, Ino(2))
+    with store.index.read() as txn:
+        rows = [(unpack_pair(k)[1], U64.unpack(v)[0]) for k, v in txn.scan("frees", b"")]
+    assert sum(length for _start, length in rows) == len(data)
+    assert all(a + length <= b for (a, length), (b, _) in itertools.pairwise(rows))
+    reclaim_all(store)
+    check(store)
