@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 import trio
+import trio.lowlevel
 
 from dedupfs.core.errors import DedupfsError, MountError, StoreInUse
 from dedupfs.fuse.session import Session
@@ -244,7 +245,8 @@ async def _checkpoint(vfs: Vfs, interval_s: float) -> None:
         except (DedupfsError, OSError) as error:
             log.warning("checkpoint: %s", error)
         try:
-            vfs.drop_unused()
+            while vfs.drop_unused():
+                await trio.lowlevel.checkpoint()
         except (DedupfsError, OSError) as error:
             log.warning("removed files keep their space for now: %s", error)
 

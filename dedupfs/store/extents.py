@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from dedupfs.core.format import EXTENT, Extent, pair_key, unpack_extent, unpack_pair
@@ -40,6 +41,20 @@ def clear(txn: Txn, ino: Ino, start: int, stop: int = FILE_MAX_BYTES) -> int:
         delta -= cut_stop - cut_start
     txn.counters.logical_bytes += delta
     return delta
+
+
+def clear_some(txn: Txn, ino: Ino, limit: int) -> int:
+    """Remove up to `limit` extents; return the change of mapped bytes, 0 when there were none."""
+    rows = list(
+        itertools.islice(txn.scan("extents", pair_key(ino, 0), pair_key(ino + 1, 0)), limit)
+    )
+    return clear(txn, ino, 0, unpack_extent(*rows[-1]).stop) if rows else 0
+
+
+def has_more_than(txn: Txn, ino: Ino, limit: int) -> bool:
+    """Tell whether the file has more than `limit` extents."""
+    rows = txn.scan("extents", pair_key(ino, 0), pair_key(ino + 1, 0))
+    return next(itertools.islice(rows, limit, None), None) is not None
 
 
 def map_range(txn: Txn, ino: Ino, extent: Extent) -> int:

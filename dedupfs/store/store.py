@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import struct
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from dedupfs.core.errors import Corrupt, FsError, NotAStore, StoreError, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, MARKER_PREFIX, STORE_FILES
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
+
+
+# 20 us each: removing a file of a million would stall the mount for most of a minute.
+_EXTENTS_AT_ONCE: Final = 500
 
 
 class Usage(NamedTuple):
@@ -110,6 +114,14 @@ class Store:
     def truncate(self, txn: Txn, ino: Ino, size: int) -> int:
         """Cut the extents of `ino` behind `size`; return the change of mapped bytes."""
         return extents.clear(txn, ino, size, FILE_MAX_BYTES)
+
+    def drop_some(self, txn: Txn, ino: Ino) -> int:
+        """Remove some extents, in about 10 ms; return the change of mapped bytes, 0 at the end."""
+        return extents.clear_some(txn, ino, _EXTENTS_AT_ONCE)
+
+    def is_long_to_drop(self, txn: Txn, ino: Ino) -> bool:
+        """Tell whether `drop` would hold up others."""
+        return extents.has_more_than(txn, ino, _EXTENTS_AT_ONCE)
 
     def drop(self, txn: Txn, ino: Ino) -> None:
         """Remove all extents of an inode."""

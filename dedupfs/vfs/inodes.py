@@ -106,7 +106,7 @@ class Change:
         self.put_with_ctime(ino)
         if inode.nlink > 0:
             return
-        if self._table.is_used(ino):
+        if self._table.is_used(ino) or self._table.store.is_long_to_drop(self.txn, ino):
             namespace.add_orphan(self.txn, ino)
             self.orphaned.append(ino)
         else:
@@ -194,9 +194,32 @@ class Inodes:
                     unused.append(ino)
         self.drop_orphans(unused)
 
-    def drop_unused(self) -> None:
-        """Drop unlinked inodes whose last use ended at a moment when that failed. Raises NoSpace."""
-        self.drop_orphans([ino for ino in self.orphans if not self.is_used(ino)])
+    def drop_unused(self) -> bool:
+        """Drop some of the unlinked inodes that nothing uses; return whether there are more.
+
+        They wait for this when they have many extents, or there was no room to drop them at once.
+        Raises NoSpace.
+        """
+        unused = next((ino for ino in self.orphans if not self.is_used(ino)), None)
+        if unused is not None:
+            self._drop_some(unused)
+        return unused is not None
+
+    def drop_all_orphans(self) -> None:
+        """Drop all unlinked inodes, whatever refers to them. Raises NoSpace."""
+        while self.orphans:
+            self._drop_some(next(iter(self.orphans)))
+
+    def _drop_some(self, ino: Ino) -> None:
+        with self.change() as change:
+            delta = self.store.drop_some(change.txn, ino)
+            if delta:
+                change.inode(ino).mapped_bytes += delta
+                change.put(ino)
+            else:
+                change.drop(ino)
+        if not delta:
+            self.orphans.discard(ino)
 
     def is_used(self, ino: Ino) -> bool:
         """Return whether the kernel or a handle still refers to `ino`."""
@@ -207,11 +230,12 @@ class Inodes:
         return ino in self.orphans and ino not in self._lookups
 
     def drop_orphans(self, inos: Iterable[Ino]) -> None:
-        """Remove inodes that have no name, and their data."""
+        """Remove inodes that have no name, and their data; large ones wait for `drop_unused`."""
         dead = list(inos)
         if not dead:
             return
         with self.change() as change:
+            dead = [ino for ino in dead if not self.store.is_long_to_drop(change.txn, ino)]
             for ino in dead:
                 change.drop(ino)
         self.orphans.difference_update(dead)

@@ -106,16 +106,20 @@ class Vfs:
             left = namespace.orphans(change.txn)
         if left:
             log.info("dropping %d unlinked files that a killed process left", len(left))
+        self._inodes.orphans.update(left)
         self._inodes.drop_orphans(left)
 
-    def drop_unused(self) -> None:
-        """Drop unlinked files whose last use ended at a moment when that failed. Raises NoSpace."""
-        self._inodes.drop_unused()
+    def drop_unused(self) -> bool:
+        """Drop some of the unlinked files that nothing uses; return whether there may be more.
+
+        Large ones wait for this, and those for which there was no room. Raises NoSpace.
+        """
+        return self._inodes.drop_unused()
 
     def close(self) -> None:
         """Place all pending bytes, close all handles, drop all unlinked files."""
         self._files.close()
         try:
-            self._inodes.drop_orphans(list(self._inodes.orphans))
+            self._inodes.drop_all_orphans()
         except (FsError, OSError):
             log.exception("unlinked files are left to the next start")
