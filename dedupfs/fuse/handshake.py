@@ -10,6 +10,7 @@ the device, and the device takes its place again. What is asked for, where the k
   from it as soon as stat shows the new mtime. All changes come through the kernel: nothing it
   holds is stale.
 - CACHE_SYMLINKS: a target never changes.
+- A page more in a request, where libfuse asks for 1 MiB: see session.py.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _OUT_HEAD: Final = struct.Struct("=IiQ")  # length, error, unique
 _FLAGS: Final = struct.Struct("=I")
 _FLAGS_AT: Final = 12  # in both bodies: behind major, minor, max_readahead
 _FLAGS2_IN_AT: Final = 16  # behind flags
+_PAGES: Final = struct.Struct("=H")
+_MAX_PAGES_AT: Final = 28
+REQUEST_PAGES: Final = 257  # 1 MiB that starts within a page
 _FLAGS2_OUT_AT: Final = 32  # of struct fuse_init_out
 _STACK_DEPTH_AT: Final = 36
 
@@ -133,6 +137,9 @@ def amend(request: bytes, reply: bytes, stack_depth: int = 0) -> tuple[bytes, bo
         _FLAGS.pack_into(amended, _OUT_HEAD.size + _FLAGS_AT, flags | _INIT_EXT)
         _FLAGS.pack_into(amended, _OUT_HEAD.size + _FLAGS2_OUT_AT, _PASSTHROUGH)
         _FLAGS.pack_into(amended, _OUT_HEAD.size + _STACK_DEPTH_AT, stack_depth)
+    (pages,) = _PAGES.unpack_from(reply, _OUT_HEAD.size + _MAX_PAGES_AT)
+    if pages == REQUEST_PAGES - 1:
+        _PAGES.pack_into(amended, _OUT_HEAD.size + _MAX_PAGES_AT, REQUEST_PAGES)
     return bytes(amended), granted
 
 

@@ -6,6 +6,7 @@ What escapes a handler ends the mount, unless it is FUSEError: `_request` lets n
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar, cast
 
@@ -50,8 +51,9 @@ def _request(
 class Handlers:
     """The handlers; `requests` counts them by kind."""
 
-    def __init__(self, vfs: Vfs) -> None:
+    def __init__(self, vfs: Vfs, *, writeback: bool) -> None:
         self.requests: Counter[str] = Counter()
+        self._writeback = writeback
         self._vfs = vfs
 
     @_request
@@ -153,7 +155,7 @@ class Handlers:
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Answer open; the kernel keeps what it has cached of the file."""
         handle = self._vfs.open(Ino(inode), flags, caller_uid=ctx.uid)
-        return pyfuse3.FileInfo(fh=mark(handle, self._vfs.backing_id(handle)), keep_cache=True)
+        return self._file_info(handle, flags)
 
     @_request
     async def create(
@@ -162,8 +164,17 @@ class Handlers:
         """Answer open with O_CREAT."""
         owner = Owner(ctx.uid, ctx.gid)
         made, handle = self._vfs.create(Ino(parent_inode), name, mode, owner, flags)
+        return self._file_info(handle, flags), entry(made)
+
+    def _file_info(self, handle: int, flags: int) -> FileInfo:
+        """Return how the kernel is to treat an open file.
+
+        It keeps what it has cached. Who only writes, writes past the page cache: a copy less, and
+        memory that no reader would use, as readers get the segment's pages.
+        """
         marked = mark(handle, self._vfs.backing_id(handle))
-        return pyfuse3.FileInfo(fh=marked, keep_cache=True), entry(made)
+        is_direct = flags & os.O_ACCMODE == os.O_WRONLY and not self._writeback
+        return pyfuse3.FileInfo(fh=marked, keep_cache=True, direct_io=is_direct)
 
     @_request
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -244,5 +255,5 @@ class Operations(Handlers, pyfuse3.Operations):
     """The handlers of one mount, with pyfuse3's own behind them."""
 
     def __init__(self, vfs: Vfs, *, writeback: bool) -> None:
-        super().__init__(vfs)
+        super().__init__(vfs, writeback=writeback)
         self.enable_writeback_cache = writeback

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # The kernel asks for at most 1 MiB at once: this keeps several such requests under way.
 READ_AHEAD_KIB: Final = 4096
+_PAGES_LIMIT: Final = Path("/proc/sys/fs/fuse/max_pages_limit")
 FUSE_CONF: Final = Path("/etc/fuse.conf")
 
 
@@ -63,6 +64,7 @@ class Session:
         if not is_writeback and self._why_not is None:
             self._stack_depth = passthrough.stack_depth(store)
         self._operations = Operations(vfs, writeback=is_writeback)
+        _raise_request_pages()
         vfs.serve_kernel(forget_name=_forget_name, keeps_times=is_writeback)
         source = _escape(str(store))
         options = {"default_permissions", "subtype=dedupfs", f"fsname={source}", *extra}
@@ -136,6 +138,19 @@ class Session:
             )
         except OSError as error:
             log.info("read-ahead stays as it is: %s", error)
+
+
+def _raise_request_pages() -> None:
+    """Let a write of 1 MiB that starts within a page be one request: it touches a page more.
+
+    Measured: 4.0 GB/s of duplicate 1 MiB writes against 2.1 GB/s. Before the mount, which takes
+    the limit as it finds it. Linux before 6.13 has no such knob.
+    """
+    try:
+        if int(_PAGES_LIMIT.read_text()) < handshake.REQUEST_PAGES:
+            _PAGES_LIMIT.write_text(f"{handshake.REQUEST_PAGES}\n")
+    except OSError as error:
+        log.info("%s stays as it is: %s", _PAGES_LIMIT, error)
 
 
 def _forget_name(parent: Ino, name: bytes) -> None:

@@ -48,6 +48,16 @@ def test_an_older_kernel_is_asked_for_nothing_it_lacks() -> None:
     assert answer == (reply(AUTO_INVAL | OTHERS), False)
 
 
+def test_a_request_may_touch_a_page_more_than_it_is_long() -> None:
+    """Else 1 MiB from a buffer that starts within a page is two requests."""
+    asked = bytearray(reply(0))
+    struct.pack_into("=H", asked, 16 + 28, 256)
+    answer, _granted = handshake.amend(request(0), bytes(asked))
+    assert struct.unpack_from("=H", answer, 16 + 28) == (257,)
+    struct.pack_into("=H", asked, 16 + 28, 32)
+    assert handshake.amend(request(0), bytes(asked))[0] == bytes(asked), "libfuse wants small ones"
+
+
 INIT_EXT, PASSTHROUGH, WRITEBACK = 1 << 30, 1 << 5, 1 << 16
 
 
