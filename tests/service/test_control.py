@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dedupfs.service import client, control
 
@@ -146,6 +148,34 @@ async def test_garbage_is_refused_and_the_next_client_is_served(
     async with server(tmp_path):
         reply = await trio.to_thread.run_sync(send_raw, tmp_path, garbage)
         assert "request" in str(reply["error"])
+        assert await ask(tmp_path) == {"files": 7}
+
+
+def json_values() -> st.SearchStrategy[object]:
+    leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    nested = st.recursive(
+        leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10
+    )
+    named = st.fixed_dictionaries({"op": st.sampled_from(["status", "explode", "scrub"]) | nested})
+    return nested | st.builds(lambda a, b: {**b, **a}, named, st.dictionaries(st.text(), nested))
+
+
+async def test_fuzz_any_request_gets_one_answer_and_the_server_lives(tmp_path: Path) -> None:
+    """A tool that speaks another version, or a port scanner, must not end a training run."""
+    requests = st.binary(max_size=300) | json_values().map(
+        lambda value: json.dumps(value).encode() + b"\n"
+    )
+
+    def fuzz() -> None:
+        @settings(max_examples=300, deadline=None, derandomize=True)
+        @given(requests)
+        def one(raw: bytes) -> None:
+            assert send_raw(tmp_path, raw)
+
+        one()
+
+    async with server(tmp_path):
+        await trio.to_thread.run_sync(fuzz)
         assert await ask(tmp_path) == {"files": 7}
 
 

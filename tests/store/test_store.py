@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from dedupfs.core.errors import (
 )
 from dedupfs.core.format import U32
 from dedupfs.core.types import FILE_MAX_BYTES, Ino
+from dedupfs.store import instance
 from dedupfs.store.store import Store
 from store.invariants import check, reclaim_all
 
@@ -317,3 +319,32 @@ def test_regression_freed_ranges_that_overlap_stay_until_the_checkpoint(
     assert segment.read_bytes() == data
     reclaim_all(store)
     check(store)
+
+
+@pytest.mark.parametrize("ended", ["closed", "killed"])
+def test_a_store_may_be_moved_to_another_path_and_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """A disk is carried over: what was durable is there, under another path and boot."""
+    store = Store.open(tmp_path / "here")
+    writer = store.writer(Ino(2), lambda _txn, _delta: None)
+    writer.write(0, noise(MIB))
+    writer.close()
+    checkpoint = store.begin_checkpoint()
+    assert checkpoint is not None
+    checkpoint.write()
+    store.end_checkpoint(checkpoint, succeeded=True)
+    if ended == "closed":
+        store.close()
+    else:
+        store.index.close()
+        store._lock.release()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(tmp_path / "here", tmp_path / "elsewhere" / "there")
+    shutil.rmtree(tmp_path / "here")
+    other = instance.Instance(bytes(16), 1)
+    monkeypatch.setattr(instance, "current", lambda _folder: other)
+    moved = Store.open(tmp_path / "elsewhere" / "there")
+    assert bytes(moved.read(Ino(2), 0, MIB).run()) == noise(MIB)
+    check(moved)
+    moved.close()
