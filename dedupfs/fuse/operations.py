@@ -6,7 +6,6 @@ What escapes a handler ends the mount, unless it is FUSEError: `_request` lets n
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar, cast
 
@@ -155,7 +154,7 @@ class Handlers:
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Answer open; the kernel keeps what it has cached of the file."""
         handle = self._vfs.open(Ino(inode), flags, caller_uid=ctx.uid)
-        return self._file_info(handle, flags)
+        return self._file_info(handle)
 
     @_request
     async def create(
@@ -164,16 +163,12 @@ class Handlers:
         """Answer open with O_CREAT."""
         owner = Owner(ctx.uid, ctx.gid)
         made, handle = self._vfs.create(Ino(parent_inode), name, mode, owner, flags)
-        return self._file_info(handle, flags), entry(made)
+        return self._file_info(handle), entry(made)
 
-    def _file_info(self, handle: int, flags: int) -> FileInfo:
-        """Return how the kernel is to treat an open file.
-
-        It keeps what it has cached. Who only writes, writes past the page cache: a copy less, and
-        memory that no reader would use, as readers get the segment's pages.
-        """
+    def _file_info(self, handle: int) -> FileInfo:
+        """Return how the kernel is to treat an open file; it keeps what it has cached of it."""
         marked = mark(handle, self._vfs.backing_id(handle))
-        is_direct = flags & os.O_ACCMODE == os.O_WRONLY and not self._writeback
+        is_direct = not self._writeback and self._vfs.is_direct(handle)
         return pyfuse3.FileInfo(fh=marked, keep_cache=True, direct_io=is_direct)
 
     @_request

@@ -65,7 +65,11 @@ class Session:
             self._stack_depth = passthrough.stack_depth(store)
         self._operations = Operations(vfs, writeback=is_writeback)
         _raise_request_pages()
-        vfs.serve_kernel(forget_name=_forget_name, keeps_times=is_writeback)
+        vfs.serve_kernel(
+            forget_name=_forget_name,
+            forget_attributes=_forget_attributes,
+            keeps_times=is_writeback,
+        )
         source = _escape(str(store))
         options = {"default_permissions", "subtype=dedupfs", f"fsname={source}", *extra}
         if allow_other:
@@ -157,6 +161,12 @@ def _forget_name(parent: Ino, name: bytes) -> None:
     pyfuse3.invalidate_entry_async(
         pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True
     )
+
+
+def _forget_attributes(ino: Ino) -> None:
+    # Attributes only: it takes no lock that a request could hold (fuse_reverse_inval_inode).
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino), attr_only=True)
 
 
 def raise_read_ahead(mountpoint: Path) -> None:

@@ -19,6 +19,7 @@ from dedupfs.store import namespace
 from dedupfs.vfs import names
 from dedupfs.vfs.attributes import SetAttr
 from dedupfs.vfs.inodes import OpenInode
+from dedupfs.vfs.metadata import drop_privileges
 from dedupfs.vfs.passthrough import Passthrough, refuse_change
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HANDLE_MAX: Final = (1 << 32) - 1  # the adapter keeps a backing id above
+_PRIVILEGES: Final = stat.S_ISUID | stat.S_ISGID
 _DAY_NS: Final = 24 * 3600 * 10**9
 
 
@@ -43,6 +45,7 @@ class Files:
         self._metadata = metadata
         self._handles: dict[int, OpenInode] = {}
         self._writing: set[int] = set()
+        self._direct: set[int] = set()
         self._next_handle = 1
         self.passthrough = Passthrough(inodes)
 
@@ -107,7 +110,18 @@ class Files:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             self._writing.add(handle)
             live.writing_handles += 1
+        if flags & os.O_ACCMODE == os.O_WRONLY and not live.inode.mode & _PRIVILEGES:
+            self._direct.add(handle)
         return handle
+
+    def is_direct(self, handle: int) -> bool:
+        """Return whether the handle's writes may go past the kernel's page cache.
+
+        That is a copy less, and memory that no reader would use: readers get the segment's pages.
+        Not so with setuid or setgid bits: for such writes the kernel does not ask us to clear
+        them, but says it in a flag of the write that pyfuse3 does not hand on.
+        """
+        return handle in self._direct
 
     async def read(self, handle: int, offset: int, size: int) -> bytes | bytearray | memoryview:
         """Return the bytes at `offset..offset + size`, fewer at the end of the file.
@@ -167,6 +181,10 @@ class Files:
         # Before the bytes: if they are placed now, the row must not end before them.
         inode.size = max(old_size, stop)
         live.dirty = True
+        if inode.mode & _PRIVILEGES and handle in self._direct:
+            # Set since the open; whoever writes may not be who set them.
+            drop_privileges(inode)
+            self._inodes.forget_attributes(live.ino)
         try:
             writer.write(offset, data)
         except BaseException:
@@ -200,6 +218,7 @@ class Files:
         live.handles -= 1
         if handle in self._writing:
             self._writing.remove(handle)
+            self._direct.discard(handle)
             live.writing_handles -= 1
         if live.writing_handles == 0 or live.handles == 0:
             self._end_writing(live)

@@ -148,6 +148,8 @@ class Inodes:
         self.kernel_keeps_times = False
         # Tells the kernel that a name it remembers means something else now.
         self.forget_name: Callable[[Ino, bytes], None] = lambda _parent, _name: None
+        # Tells it that the attributes it remembers are others now.
+        self.forget_attributes: Callable[[Ino], None] = lambda _ino: None
 
     @contextlib.contextmanager
     def change(self) -> Iterator[Change]:

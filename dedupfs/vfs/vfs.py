@@ -63,7 +63,7 @@ class Vfs:
         self.sync = metadata.sync
 
         self.open = files.open
-        self.backing_id = files.backing_id
+        self.backing_id, self.is_direct = files.backing_id, files.is_direct
         self.create = files.create
         self.read = files.read
         self.write = files.write
@@ -84,12 +84,20 @@ class Vfs:
         self.passthrough = files.passthrough
         self._start()
 
-    def serve_kernel(self, *, forget_name: Callable[[Ino, bytes], None], keeps_times: bool) -> None:
+    def serve_kernel(
+        self,
+        *,
+        forget_name: Callable[[Ino, bytes], None],
+        forget_attributes: Callable[[Ino], None],
+        keeps_times: bool,
+    ) -> None:
         """Say how a kernel in front behaves.
 
-        `forget_name` tells it that a name it remembers means something else now; `keeps_times`: it
-        sets mtime and ctime of written files itself.
+        `forget_name` tells it that a name it remembers means something else now,
+        `forget_attributes` that an inode's attributes changed; `keeps_times`: it sets mtime and
+        ctime of written files itself.
         """
+        self._inodes.forget_attributes = forget_attributes
         self._inodes.forget_name = forget_name
         self._inodes.kernel_keeps_times = keeps_times
 

@@ -42,7 +42,7 @@ def _sound() -> None:
 
 
 def _no_segment_sync() -> None:
-    _replace(segments, "os", _os_with(fdatasync=_nothing))
+    _replace(segments, "sync_file", _nothing)
 
 
 def _no_segment_names() -> None:
@@ -62,7 +62,7 @@ def _no_journal_name() -> None:
 
 
 def _no_mark_sync() -> None:
-    _replace(journal, "os", _os_with(fdatasync=_nothing))
+    _replace(journal, "sync_file", _nothing)
 
 
 def _no_lmdb_sync() -> None:

@@ -273,7 +273,9 @@ async def test_reading_moves_atime_as_relatime_does(world: World) -> None:
 
 async def test_the_writeback_cache_reading_to_write_is_no_access(world: World) -> None:
     ino = world.create(b"file", b"x")
-    world.vfs.serve_kernel(forget_name=lambda _parent, _name: None, keeps_times=True)
+    world.vfs.serve_kernel(
+        forget_name=lambda _parent, _name: None, forget_attributes=[].append, keeps_times=True
+    )
     before = world.vfs.getattr(ino).inode.atime_ns
     writing = world.vfs.open(ino, os.O_RDWR)
     await world.vfs.read(writing, 0, 4096)
@@ -340,3 +342,23 @@ def test_regression_removing_a_file_of_many_pieces_holds_up_nobody(world: World)
         pass
     assert world.store.usage(ino).extents == 0
     assert world.store.index.counters.files == 0
+
+
+def test_bits_set_while_a_stranger_holds_the_file_open_go_with_its_next_write(world: World) -> None:
+    """Else who was let to write a file before it became setuid could put a program into it."""
+    told: list[int] = []
+    world.vfs.serve_kernel(
+        forget_name=lambda _parent, _name: None, forget_attributes=told.append, keeps_times=False
+    )
+    ino = world.create(b"f", b"harmless")
+    stranger = world.vfs.open(ino, os.O_WRONLY)
+    assert world.vfs.is_direct(stranger)
+    world.vfs.setattr(ino, SetAttr(mode=0o4755))
+    world.vfs.write(stranger, 0, b"harmful")
+    assert world.vfs.getattr(ino).inode.mode & 0o7777 == 0o755
+    assert told == [ino]
+    world.vfs.release(stranger)
+    world.vfs.setattr(ino, SetAttr(mode=0o4755))
+    handle = world.vfs.open(ino, os.O_WRONLY)
+    assert not world.vfs.is_direct(handle), "the kernel says when these bits go"
+    world.vfs.release(handle)

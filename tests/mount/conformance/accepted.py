@@ -52,6 +52,11 @@ def _atime(it: Difference) -> bool:
     return it.what == "atime" and (it.plain, it.mount) == ("new", "kept") and not sets
 
 
+def _fallocate_reads(it: Difference) -> bool:
+    """Without fallocate(2), libc reads a byte of each block and writes it back."""
+    return it.what == "atime" and it.calls("posix_fallocate") and it.mount == "new"
+
+
 def _tmpfile(it: Difference) -> bool:
     return it.flags() & TMPFILE == TMPFILE and it.mount in _UNSUPPORTED
 
@@ -145,6 +150,7 @@ ANSWERS: Final[dict[str, Callable[[Difference], bool]]] = {
 
 FIELDS: Final[dict[str, Callable[[Difference], bool]]] = {
     "reads leave the atime: for FUSE the kernel does not keep it": _atime,
+    "posix_fallocate reads: FUSE here has no fallocate, libc makes do": _fallocate_reads,
     "with the writeback cache part of a page is read before it is written": lambda it: (
         it.what == "atime" and it.io == "writeback" and it.calls("write", "pwrite")
     ),
