@@ -7,7 +7,8 @@ import os
 import stat
 import subprocess
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,11 +98,18 @@ def _entry(path: str) -> Entry:
 def tree(top: Path) -> dict[str, Entry]:
     """Return everything below `top` by its relative path; sizes and links of folders are left out."""
     found = {}
+    inodes: dict[str, int] = {}
     for folder, folders, files in os.walk(top):
         for name in folders + files:
             path = os.path.join(folder, name)
             found[os.path.relpath(path, top)] = _entry(path)
-    return found
+            inodes[os.path.relpath(path, top)] = os.lstat(path).st_ino
+    # A package manager may have linked a file of the tree to its cache: that is not copied.
+    names = Counter(inodes.values())
+    return {
+        name: replace(entry, links=min(entry.links, names[inodes[name]]))
+        for name, entry in found.items()
+    }
 
 
 def assert_same_tree(ours: Path, theirs: Path) -> None:
