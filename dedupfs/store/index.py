@@ -55,7 +55,8 @@ class Index:
         """
         self._path = path
         self._instance = instance.current(path.parent)
-        self._env = _open_environment(path)
+        path.mkdir(mode=0o700, exist_ok=True)
+        self._env = open_environment(path)
         try:
             self._open()
         except lmdb.Error as error:
@@ -409,8 +410,11 @@ def _journalled_counters(path: Path) -> bytes | None:
     return last
 
 
-def _open_environment(path: Path) -> lmdb.Environment:
-    path.mkdir(mode=0o700, exist_ok=True)
+def open_environment(path: Path, *, lock: bool = True) -> lmdb.Environment:
+    """Open LMDB in folder `path`, made if missing; raise Corrupt, or StoreError for want of room.
+
+    Without `lock` the caller sees to it that nobody else has it open.
+    """
     map_bytes = _MAP_BYTES
     while True:
         try:
@@ -418,6 +422,7 @@ def _open_environment(path: Path) -> lmdb.Environment:
                 str(path),
                 map_size=map_bytes,
                 max_dbs=len(TABLES),
+                lock=lock,
                 readahead=False,
                 meminit=False,
                 mode=0o600,

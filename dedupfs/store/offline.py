@@ -8,22 +8,20 @@ file is not used (the store's own lock must be held).
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 import lmdb
 
-from dedupfs.core.errors import Corrupt, NoSpace, StoreError, StoreTooNew
+from dedupfs.core.errors import Corrupt, NoSpace, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
 from dedupfs.store import digest, instance, journal, pages
+from dedupfs.store.index import open_environment
 from dedupfs.store.txn import Txn
 
 if TYPE_CHECKING:
     import struct
     from collections.abc import Iterator
     from pathlib import Path
-
-_MAP_BYTES: Final = 1 << 40
-_MAP_MIN_BYTES: Final = 1 << 30
 
 
 def rewrite(txn: Txn, table: str) -> None:
@@ -150,7 +148,7 @@ def opened(path: Path) -> Iterator[Offline]:
     Raises Corrupt when it cannot be read, StoreTooNew.
     """
     pages.check(path / "data.mdb")
-    env = _environment(path)
+    env = open_environment(path, lock=False)
     index: Offline | None = None
     try:
         index = Offline(env, path)
@@ -161,26 +159,3 @@ def opened(path: Path) -> Iterator[Offline]:
         if index is not None:
             index.abort()
         env.close()
-
-
-def _environment(path: Path) -> lmdb.Environment:
-    map_bytes = _MAP_BYTES
-    while True:
-        try:
-            return lmdb.open(
-                str(path),
-                map_size=map_bytes,
-                max_dbs=len(TABLES),
-                lock=False,
-                readahead=False,
-                meminit=False,
-                mode=0o600,
-            )
-        except lmdb.MemoryError:
-            if map_bytes <= _MAP_MIN_BYTES:
-                raise StoreError(
-                    f"index {path}: not enough address space (see ulimit -v)"
-                ) from None
-            map_bytes //= 2
-        except lmdb.Error as error:
-            raise Corrupt(f"index {path}: {error}") from error

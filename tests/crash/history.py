@@ -18,9 +18,9 @@ from crash.compare import Found, difference
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.types import ROOT_INO, Ino
 from dedupfs.store.segments import SegmentRow
-from dedupfs.store.store import Store, remove_files
+from dedupfs.store.store import Store
 from dedupfs.vfs.vfs import Vfs
-from store.invariants import check
+from store.invariants import check, reclaim_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,7 +202,7 @@ def _outcome(path: Path, history: History, *, close: bool, is_copy: bool) -> str
 def _verify(store: Store, history: History, *, is_copy: bool, close: bool) -> int:
     vfs = Vfs(store, clock=lambda: 1)
     survived = history.explain(look(store, vfs))
-    _reclaim_all(store)
+    reclaim_all(store)
     check_whole(store, is_copy=is_copy)
     if close:
         vfs.close()
@@ -221,18 +221,6 @@ def check_whole(store: Store, *, is_copy: bool = False) -> None:
             raise
         if not is_copy:
             _check_space(store)
-
-
-def _reclaim_all(store: Store) -> None:
-    """Free all that waits for it, as the daemon does: files may be gone that the index still had."""
-    checkpoint = store.begin_checkpoint()
-    if checkpoint is not None:
-        checkpoint.write()
-        store.end_checkpoint(checkpoint, succeeded=True)
-    more = True
-    while more:
-        doomed, more = store.reclaim()
-        remove_files(doomed)
 
 
 def _check_space(store: Store) -> None:

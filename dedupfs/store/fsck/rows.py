@@ -142,7 +142,6 @@ SEGMENT_COLUMNS: Final = np.dtype(
 SHARE_COLUMNS: Final = np.dtype(
     [("segment", ">u8"), ("start", ">u8"), ("length", ">u8"), ("users", ">u4")]
 )
-RANGE_COLUMNS: Final = np.dtype([("segment", ">u8"), ("start", ">u8"), ("length", ">u8")])
 
 assert INODE_COLUMNS.itemsize == U64.size + INODE.size, "the fields of core.format.Inode"
 
