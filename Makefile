@@ -30,6 +30,10 @@ test: install-dev system-test ## Run the tests; ARGS="-k name" to choose
 crash: install-dev system-test ## Kill and cut the power hundreds of times (root, about 20 minutes)
 	DEDUPFS_CRASH=long $(BIN)/python -m pytest tests/crash -o faulthandler_timeout=0 $(ARGS)
 
+.PHONY: image
+image: ## Build the container image and prove its mounts (root; docker or podman)
+	docker/test $(ARGS)
+
 .PHONY: lint
 lint: install-dev ## Check style, types and layers
 	$(BIN)/ruff check .

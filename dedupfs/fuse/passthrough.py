@@ -58,11 +58,16 @@ def why_not() -> str | None:
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if found is None or (int(found[1]), int(found[2])) < KERNEL_MIN:
         return f"Linux {os.uname().release} has none: it came with 6.9"
-    status = Path("/proc/self/status").read_text()
-    effective = int(re.search(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)[1], 16)  # type: ignore[index]
-    if not effective >> _CAP_SYS_ADMIN & 1:
+    if not is_sys_admin():
         return "it needs CAP_SYS_ADMIN: mount as root"
     return None
+
+
+def is_sys_admin() -> bool:
+    """Tell whether this process may mount by itself."""
+    status = Path("/proc/self/status").read_text()
+    effective = int(re.search(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)[1], 16)  # type: ignore[index]
+    return bool(effective >> _CAP_SYS_ADMIN & 1)
 
 
 def backing_files() -> BackingFiles | None:

@@ -78,6 +78,12 @@ class Session:
         try:
             pyfuse3.init(self._operations, str(mountpoint), {_Option(text) for text in options})
         except RuntimeError as error:
+            if os.geteuid() == 0 and not passthrough.is_sys_admin():
+                # libfuse asks fusermount3 then, which has no more rights than this container.
+                raise MountError(
+                    f"cannot mount on {mountpoint}: CAP_SYS_ADMIN is missing: "
+                    "start the container with --cap-add SYS_ADMIN"
+                ) from error
             raise MountError(
                 f"cannot mount on {mountpoint}: {error} (libfuse says why on standard error)"
             ) from error
