@@ -117,6 +117,8 @@ def _check_fuse() -> None:
             "container with --device /dev/fuse --cap-add SYS_ADMIN"
         )
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
-        raise MountError(f"{FUSE_DEVICE}: no permission to open it: `chmod 666 {FUSE_DEVICE}` as root")
+        raise MountError(
+            f"{FUSE_DEVICE}: no permission to open it: `chmod 666 {FUSE_DEVICE}` as root"
+        )
     if os.geteuid() != 0 and shutil.which("fusermount3") is None:
         raise MountError("fusermount3 is missing: install the package fuse3")
