@@ -2,41 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from dedupfs.core.quantities import duration, size
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_KIBI: Final = 1024
-_MINUTE_S: Final = 60
-_HOUR_S: Final = 3600
-_DAY_S: Final = 86400
-
-
-def size(count: int) -> str:
-    """Return bytes in binary units, e.g. `1.5 GiB`."""
-    value = float(count)
-    for unit in _UNITS:
-        if abs(value) < _KIBI or unit == _UNITS[-1]:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= _KIBI
-    raise AssertionError("the last unit ends the loop")
-
-
-def duration(seconds: int) -> str:
-    """Return seconds as the two greatest units, e.g. `3 h 5 min`."""
-    if seconds < _MINUTE_S:
-        return f"{seconds} s"
-    if seconds < _HOUR_S:
-        return f"{seconds // _MINUTE_S} min {seconds % _MINUTE_S} s"
-    if seconds < _DAY_S:
-        return f"{seconds // _HOUR_S} h {seconds % _HOUR_S // _MINUTE_S} min"
-    return f"{seconds // _DAY_S} d {seconds % _DAY_S // _HOUR_S} h"
-
 
 def saving(logical_bytes: int, allocated_bytes: int) -> str:
     """Return what deduplication saves, e.g. `3.0 GiB (75.0 %)`."""

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import typer
 
 from dedupfs.cli import errors
-from dedupfs.cli.render import size
 from dedupfs.core.errors import DedupfsError
+from dedupfs.core.quantities import parse_rate, size
 from dedupfs.service import scrubbing
 
 if TYPE_CHECKING:
@@ -24,17 +23,15 @@ if TYPE_CHECKING:
 ALL_WELL: Final = 0
 DAMAGE: Final = 1
 CANNOT: Final = 2
-_UNITS: Final = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?(?:/s)?", re.IGNORECASE)
 
 
 def rate(text: str) -> int:
     """Return bytes a second of e.g. `50M` or `1.5GiB/s`; raise UsageError."""
-    found = _RATE.fullmatch(text.strip())
-    value = int(float(found[1]) * (1 << _UNITS[found[2].lower()])) if found else 0
-    if value < 1:
-        raise errors.UsageError(f"--rate {text}: want a size a second above 0, such as 50M")
-    return value
+    with contextlib.suppress(ValueError):
+        value = parse_rate(text)
+        if value > 0:
+            return value
+    raise errors.UsageError(f"--rate {text}: want a size a second above 0, such as 50M")
 
 
 def run(path: Path, request: Request, *, as_json: bool, quiet: bool) -> int:
@@ -60,7 +57,7 @@ def run(path: Path, request: Request, *, as_json: bool, quiet: bool) -> int:
     return DAMAGE if document["damaged_bytes"] else ALL_WELL
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress(*, quiet: bool) -> Iterator[Callable[[dict[str, object]], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda _document: None

@@ -5,31 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from dedupfs.cli import render
 from dedupfs.core.format import Counters
 from dedupfs.service import status
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1 << 30, "1.0 GiB"),
-        (5 << 50, "5.0 PiB"), (5000 << 50, "5000.0 PiB"), (-2048, "-2.0 KiB"),
-    ],
-)  # fmt: skip
-def test_sizes_are_in_binary_units(count: int, text: str) -> None:
-    assert render.size(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 s"), (61, "1 min 1 s"), (3661, "1 h 1 min"), (90000, "1 d 1 h")],
-)
-def test_durations(seconds: int, text: str) -> None:
-    assert render.duration(seconds) == text
 
 
 def test_the_saving_of_four_equal_ranks() -> None:
