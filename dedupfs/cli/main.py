@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from dedupfs.cli import errors, fsck
-from dedupfs.core.types import IoMode  # noqa: TC001 - typer reads annotations
+from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
 Mount a directory that keeps equal bytes once.
@@ -49,7 +49,9 @@ after [cyan]ln -s "$(command -v mount.dedupfs)" /sbin/mount.fuse.dedupfs[/cyan]
 
 [bold]Environment[/bold]
 
-DEDUPFS_TRACEBACK=1 shows where in the program an error comes from
+DEDUPFS_CAPACITY and so on set the options of mounts, see [cyan]dedupfs mount --help[/cyan]; \
+DEDUPFS_CONFIG names the configuration file; DEDUPFS_TRACEBACK=1 shows where in the program an \
+error comes from
 """
 
 _MOUNT_EPILOG: Final = """
@@ -104,94 +106,27 @@ def _root(
     del version  # its callback has acted
 
 
-@app.command(epilog=_MOUNT_EPILOG)
-def mount(  # noqa: PLR0913 - one parameter an option
+@app.command(epilog=_MOUNT_EPILOG, cls=MountCommand)
+@takes_mount_flags
+def mount(
     mountpoint: Annotated[
         Path, typer.Argument(metavar="MOUNTPOINT", help="An empty directory.", show_default=False)
     ],
     *,
-    store: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Where the content is kept; made if missing. Default: .NAME.dedupfs beside the "
-            "mount point. One mount at a time may use a store.",
-        ),
-    ] = None,
-    io: Annotated[
-        IoMode | None,
-        typer.Option(
-            help="writeback: the kernel gathers small writes. passthrough: it does not, and may "
-            "read files directly where it can. auto (default): what suits this version best.",
-            show_default=False,
-        ),
-    ] = None,
-    allow_other: Annotated[
-        bool,
-        typer.Option(
-            "--allow-other",
-            help="Let other users in, by the files' modes. As user this needs user_allow_other in "
-            "/etc/fuse.conf.",
-        ),
-    ] = False,
-    foreground: Annotated[
-        bool,
-        typer.Option(
-            "--foreground", "-f", help="Stay in the foreground, log to stderr; end with Ctrl-C."
-        ),
-    ] = False,
-    log_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The daemon's log. Default: dedupfs.log in the store."),
-    ] = None,
-    verify_reads: Annotated[
-        bool,
-        typer.Option(
-            "--verify-reads",
-            help="Check what comes from the disk against its fingerprints; what rotted is an I/O "
-            "error, never wrong bytes.",
-        ),
-    ] = False,
-    checkpoint_interval: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            help="How much a power cut may take of what no fsync asked for. Default: 5.",
-            show_default=False,
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-o",
-            metavar="OPTS",
-            help="Options as in mount(8), with commas: io=, store=, log_file=, allow_other, "
-            "foreground, verify_reads, checkpoint_interval=; ro, nosuid, nodev, noexec, noatime, sync, dirsync, context= and such go to "
-            "FUSE; what fstab adds (defaults, nofail, _netdev, x-systemd.*) is skipped.",
-            show_default=False,
-        ),
-    ] = None,
+    flags: Flags,
 ) -> None:
     """Mount MOUNTPOINT, in the background; returns when the mount answers.
 
     A mount point that is not empty is refused. A stale mount whose daemon died is cleared.
 
     The mount ends with `dedupfs umount`, umount(8), fusermount3 -u, or a SIGTERM to its daemon.
+
+    Options also come from the environment (DEDUPFS_CAPACITY for --capacity) and from TOML files
+    (capacity = "200G"); `dedupfs config show` says what counts.
     """
     from dedupfs.cli import mounting  # noqa: PLC0415
 
-    listed = mounting.parse_lists(option or [])
-    options = mounting.merge(
-        mountpoint,
-        listed,
-        store=store,
-        io=io,
-        log_file=log_file,
-        allow_other=allow_other,
-        foreground=foreground,
-        verify_reads=verify_reads,
-        checkpoint_interval_s=checkpoint_interval,
-    )
+    options = mounting.options(mountpoint, flags.texts, flags.lists, config_file=flags.config)
     raise typer.Exit(mounting.mount(options))
 
 

@@ -47,6 +47,5 @@ def _run(arguments: Sequence[str]) -> int:
         lists.append("ro")
     from dedupfs.cli import mounting  # noqa: PLC0415
 
-    listed = mounting.parse_lists(lists)
-    options = mounting.merge(Path(words[1]), listed, store=Path(words[0]))
+    options = mounting.options(Path(words[1]), {"store": words[0]}, lists)
     return 0 if "-f" in names else mounting.mount(options)  # -f: all but the mount itself

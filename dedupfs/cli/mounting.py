@@ -2,68 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+import typer
 
 from dedupfs.cli.errors import UsageError
 from dedupfs.core.errors import MountError
-from dedupfs.core.types import IoMode
-from dedupfs.service import preflight
-from dedupfs.service.mounts import resolve
-from dedupfs.service.options import (
-    CHECKPOINT_INTERVAL_S,
-    MountOptions,
-    OptionList,
-    is_interval,
-    parse_option_list,
-)
+from dedupfs.service import config, preflight, settings
+from dedupfs.service.schema import BadOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-_NOTHING: Final = OptionList()
+    from dedupfs.service.options import MountOptions
 
 
-def parse_lists(lists: Sequence[str]) -> OptionList:
-    """Return what the `-o` lists ask for together; raises UsageError."""
-    try:
-        return parse_option_list(",".join(lists))
-    except MountError as error:
-        raise UsageError(str(error)) from None
-
-
-def merge(  # noqa: PLR0913 - one parameter an option
+def options(
     mountpoint: Path,
-    listed: OptionList = _NOTHING,
+    flags: Mapping[str, str],
+    lists: Sequence[str] = (),
     *,
-    store: Path | None = None,
-    io: IoMode | None = None,
-    log_file: Path | None = None,
-    allow_other: bool = False,
-    foreground: bool = False,
-    verify_reads: bool = False,
-    checkpoint_interval_s: float | None = None,
+    config_file: Path | None = None,
 ) -> MountOptions:
-    """Return the options of a mount; an option of its own wins over the same in an `-o` list."""
-    if checkpoint_interval_s is not None and not is_interval(checkpoint_interval_s):
-        raise UsageError(f"--checkpoint-interval {checkpoint_interval_s:g}: want seconds, above 0")
-    resolved = resolve(mountpoint)
-    chosen = store or listed.store
-    log_path = log_file or listed.log_file
-    return MountOptions(
-        mountpoint=resolved,
-        store=resolve(chosen) if chosen else preflight.default_store(resolved),
-        io=io or listed.io or IoMode.AUTO,
-        allow_other=allow_other or listed.allow_other,
-        foreground=foreground or listed.foreground,
-        verify_reads=verify_reads or listed.verify_reads,
-        checkpoint_interval_s=(
-            checkpoint_interval_s or listed.checkpoint_interval_s or CHECKPOINT_INTERVAL_S
-        ),
-        log_file=resolve(log_path) if log_path else None,
-        extra=listed.extra,
-    )
+    """Return the options of a mount, the environment and configuration files counted in.
+
+    Raises UsageError for what was typed, BadOption for what a file or the environment says. What
+    is allowed but hardly meant is told on stderr.
+    """
+    try:
+        asked = settings.typed(flags, lists, config_file=config_file)
+    except BadOption as error:
+        raise UsageError(str(error)) from None
+    found = settings.resolve(mountpoint, asked, os.environ)
+    for line in (*config.misspelt_variables(os.environ), *found.warnings()):
+        typer.echo(f"dedupfs: warning: {line}", err=True)
+    return found
 
 
 def mount(options: MountOptions) -> int:

@@ -12,6 +12,7 @@ from dedupfs.core.quantities import duration, size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+
 def saving(logical_bytes: int, allocated_bytes: int) -> str:
     """Return what deduplication saves, e.g. `3.0 GiB (75.0 %)`."""
     saved = logical_bytes - allocated_bytes

@@ -43,12 +43,12 @@ def parse_size(text: str) -> int:
     """Return the bytes of e.g. `200G`, `1.5TiB` or `4096`."""
     found = _SIZE.fullmatch(text.strip())
     if found is None:
-        raise ValueError(text)
+        raise ValueError(f"no size: {text}")
     number, unit = found[1], _SIZE_UNITS[found[2].lower()]
     # Whole numbers exactly: a float has 53 bits only.
     size_bytes = int(float(number) * (1 << unit)) if "." in number else int(number) << unit
     if size_bytes > SIZE_MAX_BYTES:
-        raise ValueError(text)
+        raise ValueError(f"no size: {text}")
     return size_bytes
 
 
@@ -61,7 +61,7 @@ def parse_duration(text: str) -> float:
     """Return the seconds of e.g. `90`, `0.5`, `10m`, `2h` or `7d`."""
     found = _TIME.fullmatch(text.strip())
     if found is None:
-        raise ValueError(text)
+        raise ValueError(f"no time: {text}")
     return float(found[1]) * _TIME_UNITS_S[found[2].lower()]
 
 
@@ -70,10 +70,10 @@ def parse_fraction(text: str) -> float:
     stripped = text.strip()
     number = stripped.removesuffix("%").rstrip()
     if not _NUMBER.fullmatch(number):
-        raise ValueError(text)
+        raise ValueError(f"no share: {text}")
     fraction = float(number) / (_PERCENT if stripped.endswith("%") else 1)
     if fraction > 1:
-        raise ValueError(text)
+        raise ValueError(f"no share: {text}")
     return fraction
 
 
@@ -84,7 +84,7 @@ def parse_min_free(text: str) -> MinFree:
         return MinFree(fixed_bytes=parse_size(stripped))
     fraction = parse_fraction(stripped)
     if fraction == 1:
-        raise ValueError(text)
+        raise ValueError(f"no size or share: {text}")
     return MinFree(fraction=fraction)
 
 

@@ -1,157 +1,304 @@
-"""What a mount is asked to do, and the `-o` lists of mount(8). Pure: no look at the disk."""
+"""The options of a mount, each declared once. Pure: reads no file, no environment."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypedDict, cast
 
-from dedupfs.core.errors import MountError
+from dedupfs.core import quantities
 from dedupfs.core.types import IoMode
-
-# Handed to FUSE as they are (libfuse lib/mount.c, `fuse_mount_opts`).
-_FUSE_FLAGS: Final = frozenset(
-    {
-        "ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "async", "sync", "dirsync",
-        "atime", "noatime", "nodiratime", "default_permissions",
-    }
-)  # fmt: skip
-# No max_read=: libfuse ends the session unless its init handler sets the same, and pyfuse3 has none.
-_FUSE_VALUES: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext"})
-# Meant for mount(8) and systemd, which hand them on all the same.
-_NOISE: Final = re.compile(
-    r"defaults|auto|noauto|users?|nousers?|user=.*|owner|group|nofail|_netdev|_rnetdev|comment=.*"
-    r"|relatime|norelatime|strictatime|nostrictatime|diratime|lazytime|nolazytime"
-    r"|[xX]-.*"
+from dedupfs.service import fuse_options
+from dedupfs.service.schema import (
+    BadOption,
+    Kind,
+    Option,
+    above_zero,
+    choice,
+    declared_option,
+    one_of,
+    option,
+    parse_address,
+    parse_switch,
+    show_switch,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dedupfs.core.quantities import MinFree
 
 CHECKPOINT_INTERVAL_S: Final = 5.0
+POLICIES: Final = ("lru",)
+CAPACITY_USEFUL_BYTES: Final = 16 << 20
+
+
+def _parse_path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError(text)
+    return Path(text).expanduser()
+
+
+def _parse_count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,18}", text.strip()):
+        raise ValueError(text)
+    return int(text)
+
+
+_PATH: Final = Kind("PATH", "a path", _parse_path)
+_SWITCH: Final = Kind("true|false", "true or false", parse_switch, show_switch)
+_SIZE: Final = Kind(
+    "SIZE",
+    "a size above 0, such as 200G",
+    above_zero(quantities.parse_size),
+    quantities.typed_size,
+)
+_MIN_FREE: Final = Kind(
+    "SIZE|PERCENT",
+    "a size or a share, such as 20G or 5%",
+    quantities.parse_min_free,
+    quantities.typed_min_free,
+)
+_COUNT: Final = Kind("N", "a whole number above 0", above_zero(_parse_count))
+_MARK: Final = Kind(
+    "PERCENT",
+    "a share above 0 and up to 100%, such as 90% or 0.9",
+    above_zero(quantities.parse_fraction),
+    quantities.typed_fraction,
+)
+_TIME: Final = Kind(
+    "TIME",
+    "a time above 0: seconds, or such as 10m, 2h, 7d",
+    above_zero(quantities.parse_duration),
+    quantities.typed_duration,
+)
+_ADDRESS: Final = Kind("HOST:PORT", "HOST:PORT, or a port of the loopback", parse_address)
+_STORE: Final = Option(
+    "store",
+    cast("Kind[object]", _PATH),
+    None,
+    "Where the content is kept; made if missing. One mount at a time may use a store.",
+    shown_default=".NAME.dedupfs beside the mount point NAME",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """One mount: all paths absolute. `extra` goes to FUSE as `-o` options."""
+    """One mount: all paths absolute. Each field but the first and last declares an option.
+
+    `sources` says where a value came from, by the option's name; what is missing is a default.
+    """
 
     mountpoint: Path
-    store: Path
-    io: IoMode = IoMode.AUTO
-    allow_other: bool = False
-    foreground: bool = False
-    verify_reads: bool = False
-    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
-    log_file: Path | None = None
-    extra: tuple[str, ...] = ()
+    store: Path = field(metadata={"dedupfs": _STORE})
+    io: IoMode = option(
+        "io",
+        choice(IoMode, IoMode),
+        IoMode.AUTO,
+        "writeback: the kernel gathers small writes. passthrough: it does not, and may read files "
+        "directly where it can. auto: what suits this version best.",
+    )
+    allow_other: bool = option(
+        "allow-other",
+        _SWITCH,
+        default=False,
+        text="Let other users in, by the files' modes. As user this needs user_allow_other in "
+        "/etc/fuse.conf.",
+    )
+    foreground: bool = option(
+        "foreground",
+        _SWITCH,
+        default=False,
+        text="Stay in the foreground, log to stderr; end with Ctrl-C.",
+    )
+    verify_reads: bool = option(
+        "verify-reads",
+        _SWITCH,
+        default=False,
+        text="Check what comes from the disk against its fingerprints; what rotted is an I/O "
+        "error, never wrong bytes.",
+    )
+    checkpoint_interval_s: float = option(
+        "checkpoint-interval",
+        _TIME,
+        CHECKPOINT_INTERVAL_S,
+        "How much a power cut may take of what no fsync asked for.",
+    )
+    capacity_bytes: int | None = option(
+        "capacity",
+        _SIZE,
+        None,
+        "Keep the content within so many bytes of disk; old units go when it is nearly reached.",
+        live=True,
+        optional=True,
+    )
+    min_free: MinFree | None = option(
+        "min-free",
+        _MIN_FREE,
+        None,
+        "Leave so much of the store's file system free. Named, it is a limit: what has no room is "
+        "refused. By default it is a goal: old units go, nothing is refused.",
+        live=True,
+        optional=True,
+        shown_default="5%, as a goal",
+    )
+    max_files: int | None = option(
+        "max-files", _COUNT, None, "Keep at most so many files.", live=True, optional=True
+    )
+    low_mark: float = option(
+        "low-mark", _MARK, 0.90, "Make room until this share of each limit.", live=True
+    )
+    high_mark: float = option(
+        "high-mark", _MARK, 0.95, "Make room from this share of a limit on.", live=True
+    )
+    evict_depth: int = option(
+        "evict-depth", _COUNT, 1, "What goes as a whole: the entries so deep below the mount point."
+    )
+    ttl_s: float | None = option(
+        "ttl", _TIME, None, "Remove units that nobody used for so long.", live=True, optional=True
+    )
+    policy: str = option("policy", one_of(*POLICIES), "lru", "Which units go first.", live=True)
+    owners: str = option(
+        "owners",
+        one_of("protect", "ignore"),
+        "protect",
+        "protect: folders of processes that live do not go. ignore: they may.",
+        live=True,
+    )
+    auto_gc_s: float | None = option(
+        "auto-gc",
+        _TIME,
+        None,
+        "Remove folders of dead processes when so long has passed. Without TIME: 10m.",
+        live=True,
+        optional=True,
+        implied="10m",
+    )
+    metrics: str | None = option(
+        "metrics",
+        _ADDRESS,
+        None,
+        "Serve metrics for Prometheus there. A port alone is one of the loopback.",
+        optional=True,
+    )
+    log_to: str | None = option(
+        "log-to",
+        one_of("stderr", "file", "journald"),
+        None,
+        "Where the daemon logs to.",
+        shown_default="file, in the foreground stderr",
+    )
+    log_file: Path | None = option(
+        "log-file",
+        _PATH,
+        None,
+        "The daemon's log; implies --log-to file.",
+        shown_default="dedupfs.log in the store",
+    )
+    log_format: str = option(
+        "log-format", one_of("text", "json"), "text", "Lines for people, or JSON documents."
+    )
+    log_level: str = option(
+        "log-level",
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "What is worth a line in the log.",
+    )
+    if_mounted: str = option(
+        "if-mounted",
+        one_of("fail", "ok"),
+        "fail",
+        "ok: when this store is mounted there already, that will do. For scripts that all ranks "
+        "run at once.",
+    )
+    extra: tuple[str, ...] = option("fuse-options", fuse_options.LIST, (), "As -o, for FUSE alone.")
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def log_path(self) -> Path:
         """Where a daemon in the background logs to."""
         return self.log_file or self.store / "dedupfs.log"
 
+    def typed(self) -> dict[str, str]:
+        """Return all options by name, as they would be typed."""
+        return {
+            each.name: each.show(getattr(self, attribute)) for attribute, each in _FIELDS.items()
+        }
+
+    def document(self) -> dict[str, object]:
+        """Return what is in force and where it came from, for the control socket."""
+        return {
+            "mountpoint": str(self.mountpoint),
+            "options": self.typed(),
+            "sources": {name: self.sources.get(name, "default") for name in OPTIONS},
+        }
+
     def to_json(self) -> str:
         """Return text for `from_json`: how the command hands this to the daemon's process."""
+        shown = {
+            each.name: each.show(value)
+            for attribute, each in _FIELDS.items()
+            if (value := getattr(self, attribute)) is not None
+        }
         return json.dumps(
-            {
-                "mountpoint": str(self.mountpoint),
-                "store": str(self.store),
-                "io": str(self.io),
-                "allow_other": self.allow_other,
-                "foreground": self.foreground,
-                "verify_reads": self.verify_reads,
-                "checkpoint_interval_s": self.checkpoint_interval_s,
-                "log_file": str(self.log_file) if self.log_file else None,
-                "extra": list(self.extra),
-            }
+            {"mountpoint": str(self.mountpoint), "options": shown, "sources": dict(self.sources)}
         )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Return the options that `to_json` wrote."""
         raw = json.loads(text)
-        return cls(
-            mountpoint=Path(raw["mountpoint"]),
-            store=Path(raw["store"]),
-            io=IoMode(raw["io"]),
-            allow_other=bool(raw["allow_other"]),
-            foreground=bool(raw["foreground"]),
-            verify_reads=bool(raw["verify_reads"]),
-            checkpoint_interval_s=float(raw["checkpoint_interval_s"]),
-            log_file=Path(raw["log_file"]) if raw["log_file"] else None,
-            extra=tuple(raw["extra"]),
-        )
+        values = {
+            _ATTRIBUTES[name]: OPTIONS[name].parse(shown, name)
+            for name, shown in raw["options"].items()
+        }
+        made = {"mountpoint": Path(raw["mountpoint"]), "sources": raw["sources"], **values}
+        return cls(**cast("_Values", made))
+
+    def changed(self, values: Mapping[str, object], sources: Mapping[str, str]) -> Self:
+        """Return these options with other values, by option name, as `Option.parse` gave them.
+
+        Raises BadOption when they do not go together.
+        """
+        changes: dict[str, object] = {_ATTRIBUTES[name]: value for name, value in values.items()}
+        changes["sources"] = {**self.sources, **sources}
+        made = dataclasses.replace(self, **cast("_Values", changes))
+        made.check()
+        return made
+
+    def check(self) -> None:
+        """Raise BadOption when values do not go together."""
+        if self.low_mark >= self.high_mark:
+            low, high = (
+                f"{name} {OPTIONS[name].show(value)} ({self.sources.get(name, 'default')})"
+                for name, value in (("low-mark", self.low_mark), ("high-mark", self.high_mark))
+            )
+            raise BadOption(f"{low} must be below {high}")
+
+    def warnings(self) -> list[str]:
+        """Return a line for each value that is allowed, but hardly meant."""
+        capacity = self.capacity_bytes
+        if capacity is None or capacity >= CAPACITY_USEFUL_BYTES:
+            return []
+        little = f"{quantities.size(capacity)} is little: what does not fit is refused"
+        return [f"capacity {quantities.typed_size(capacity)}: {little}"]
 
 
-@dataclass(frozen=True, slots=True)
-class OptionList:
-    """What an `-o` list asks for; None where it says nothing."""
+class _Values(TypedDict, total=False):
+    """Fields of MountOptions by name, for the type checker; values come from the schema."""
 
-    io: IoMode | None = None
-    store: str | None = None
-    log_file: str | None = None
-    allow_other: bool = False
-    foreground: bool = False
-    verify_reads: bool = False
-    checkpoint_interval_s: float | None = None
-    extra: tuple[str, ...] = ()
+    mountpoint: Path
+    store: Path
 
 
-def parse_option_list(text: str) -> OptionList:
-    r"""Return what a list as in `mount -o` asks for; `\,` is a comma inside a value.
-
-    Raises MountError, naming the option, for one that is not known.
-    """
-    found = OptionList()
-    for item in re.split(r"(?<!\\),", text):
-        option = item.strip().replace("\\,", ",")
-        if option and not _NOISE.fullmatch(option):
-            found = _with_option(found, option)
-    return found
-
-
-def _with_option(found: OptionList, option: str) -> OptionList:
-    name, has_value, value = option.partition("=")
-    if option == "allow_other":
-        return replace(found, allow_other=True)
-    if option == "foreground":
-        return replace(found, foreground=True)
-    if option == "verify_reads":
-        return replace(found, verify_reads=True)
-    if has_value and name in {"io", "store", "log_file", "checkpoint_interval"}:
-        return _with_value(found, name, value)
-    if option in _FUSE_FLAGS or (has_value and name in _FUSE_VALUES):
-        return replace(found, extra=(*found.extra, option))
-    raise MountError(f"unknown mount option {option!r}")
-
-
-def _with_value(found: OptionList, name: str, value: str) -> OptionList:
-    if not value:
-        raise MountError(f"mount option {name}= needs a value")
-    if name == "store":
-        return replace(found, store=value)
-    if name == "log_file":
-        return replace(found, log_file=value)
-    if name == "checkpoint_interval":
-        return replace(found, checkpoint_interval_s=_interval(value))
-    try:
-        return replace(found, io=IoMode(value))
-    except ValueError:
-        choices = ", ".join(IoMode)
-        raise MountError(f"mount option io={value}: want one of {choices}") from None
-
-
-def is_interval(seconds: float) -> bool:
-    """Tell whether this can be the time between two checkpoints."""
-    return math.isfinite(seconds) and seconds > 0
-
-
-def _interval(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not is_interval(seconds):
-        raise MountError(f"mount option checkpoint_interval={value}: want seconds, above 0")
-    return seconds
+_FIELDS: Final[Mapping[str, Option]] = {
+    each.name: declared
+    for each in dataclasses.fields(MountOptions)
+    if (declared := declared_option(each.metadata)) is not None
+}
+OPTIONS: Final[Mapping[str, Option]] = {each.name: each for each in _FIELDS.values()}
+LIVE: Final[Mapping[str, Option]] = {name: each for name, each in OPTIONS.items() if each.is_live}
+_ATTRIBUTES: Final = {each.name: attribute for attribute, each in _FIELDS.items()}

@@ -9,10 +9,12 @@ import pytest
 
 from dedupfs.cli import mount_helper, mounting
 from dedupfs.core.errors import MountError
-from dedupfs.service.options import IoMode, MountOptions
+from dedupfs.core.types import IoMode
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from dedupfs.service.options import MountOptions
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def command_environment() -> dict[str, str]:
     """Return an environment in which `python -m dedupfs.cli` finds this checkout from any folder."""
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "COLUMNS": "200"}
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "COLUMNS": "200",
+        "DEDUPFS_CONFIG": os.devnull,  # not the files of who runs the tests
+    }
 
 
 def dedupfs(*arguments: str | Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
