@@ -153,6 +153,8 @@ class Handlers:
     @_request
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         """Answer open; the kernel keeps what it has cached of the file."""
+        if self._vfs.wants_preparing(Ino(inode), flags):
+            await self._vfs.prepare(Ino(inode))
         handle = self._vfs.open(Ino(inode), flags, caller_uid=ctx.uid)
         return self._file_info(handle)
 

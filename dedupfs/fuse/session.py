@@ -96,7 +96,9 @@ class Session:
             return "asked for"
         if why:
             return f"no passthrough, reads take the ordinary path: {why}"
-        return "files that equal a segment are read from it directly"
+        why = self._vfs.passthrough.why_not_prepared
+        others = f"others take the ordinary path: {why}" if why else "others from reflinks"
+        return f"files that equal a segment are read from it directly, {others}"
 
     @property
     def requests(self) -> Mapping[str, int]:

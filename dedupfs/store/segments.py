@@ -157,12 +157,12 @@ class Segments:
     """All segments of a store."""
 
     def __init__(self, folder: Path, next_id: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self._next_id = next_id
         self._open: dict[SegmentId, Segment] = {}
         self._sealed: OrderedDict[SegmentId, Segment] = OrderedDict()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
+        self.cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
         self._pins: dict[SegmentId, int] = {}
         self.is_lost = False  # a sync outside of a checkpoint has failed
         self._unsynced = Unsynced(folder, {})
@@ -171,11 +171,11 @@ class Segments:
 
     def path(self, segment: SegmentId) -> Path:
         """Return where a segment's file is."""
-        return self._folder / f"{segment:016x}"
+        return self.folder / f"{segment:016x}"
 
     def create(self, *, is_home: bool) -> Segment:
         """Make a new, open segment. The index learns of it with the first write."""
-        if len(self._unsynced.segments) > self._cached_max:
+        if len(self._unsynced.segments) > self.cached_max:
             self._drop_unsynced()
         segment = SegmentId(self._next_id)
         fd = self._open_fd(segment, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -201,7 +201,7 @@ class Segments:
             raise Damaged(f"segment {segment:x} has no file") from error
         found = Segment(segment, fd, size=row.size, written=None, is_home=False)
         self._sealed[segment] = found
-        if len(self._sealed) > self._cached_max:
+        if len(self._sealed) > self.cached_max:
             self._sealed.popitem(last=False)
         return found
 
@@ -239,7 +239,7 @@ class Segments:
 
     def take_unsynced(self) -> Unsynced:
         """Return what is not durable, for the caller to sync or `give_back`."""
-        taken, self._unsynced = self._unsynced, Unsynced(self._folder, {})
+        taken, self._unsynced = self._unsynced, Unsynced(self.folder, {})
         return taken
 
     def give_back(self, unsynced: Unsynced) -> None:
@@ -353,8 +353,17 @@ class Segments:
         segment.set_sealed(0)
         self.path(segment.id).unlink(missing_ok=True)
 
+    def unnamed(self) -> int:
+        """Return a new file beside the segments that is gone when its descriptor is closed.
+
+        Raises NoSpace, QuotaExceeded, OSError.
+        """
+        return self._open_path(self.folder, os.O_TMPFILE | os.O_RDWR)
+
     def _open_fd(self, segment: SegmentId, flags: int) -> int:
-        path = self.path(segment)
+        return self._open_path(self.path(segment), flags)
+
+    def _open_path(self, path: Path, flags: int) -> int:
         for relieve in (self._drop_cached, self._drop_unsynced, None):
             try:
                 return os.open(path, flags | os.O_CLOEXEC, 0o600)

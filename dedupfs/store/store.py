@@ -18,6 +18,7 @@ from dedupfs.store.index import Index
 from dedupfs.store.ingest import Writer
 from dedupfs.store.journal import sync_folder
 from dedupfs.store.lock import StoreLock
+from dedupfs.store.reflinks import Reflinks
 from dedupfs.store.scrub import Scrub
 from dedupfs.store.segments import Segments
 from dedupfs.store.shelf import Shelf
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dedupfs.core.types import Ino, SegmentId
     from dedupfs.store.backing import Backing
     from dedupfs.store.reading import ReadPlan
+    from dedupfs.store.reflinks import Plan
     from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Store:
         self._shelf = Shelf(index, segments)
         self._checkpoints = Checkpoints(index, segments)
         self._verifier = Verifier(segments) if verify_reads else None
+        self.reflinks = Reflinks(index, segments)
         self._lock = lock
         self._backups = Backups(path, index)
 
@@ -109,14 +112,17 @@ class Store:
 
     def writer(self, ino: Ino, on_ingest: Callable[[Txn, int], None]) -> Writer:
         """Return a writer for `ino`; there must be one at most for each inode."""
+        self.reflinks.forget(ino)
         return Writer(self._shelf, ino, on_ingest)
 
     def truncate(self, txn: Txn, ino: Ino, size: int) -> int:
         """Cut the extents of `ino` behind `size`; return the change of mapped bytes."""
+        self.reflinks.forget(ino)
         return extents.clear(txn, ino, size, FILE_MAX_BYTES)
 
     def drop_some(self, txn: Txn, ino: Ino) -> int:
         """Remove some extents, in about 10 ms; return the change of mapped bytes, 0 at the end."""
+        self.reflinks.forget(ino)
         return extents.clear_some(txn, ino, _EXTENTS_AT_ONCE)
 
     def is_long_to_drop(self, txn: Txn, ino: Ino) -> bool:
@@ -125,6 +131,7 @@ class Store:
 
     def drop(self, txn: Txn, ino: Ino) -> None:
         """Remove all extents of an inode."""
+        self.reflinks.forget(ino)
         extents.clear(txn, ino, 0, FILE_MAX_BYTES)
 
     def read(self, ino: Ino, offset: int, size: int) -> ReadPlan:
@@ -141,10 +148,22 @@ class Store:
             plan.check.settle(self.index)
 
     def backing(self, ino: Ino, size: int) -> Backing | None:
-        """Return the segment that equals the file of `size` bytes, to be read past the index."""
+        """Return a file that equals the mounted one of `size` bytes, to be read past the index.
+
+        Raises Damaged, NoSpace.
+        """
         if self._verifier is not None:
             return None
-        return backing.find(self.index, self._segments, ino, size)
+        return backing.find(self.index, self._segments, self.reflinks, ino, size)
+
+    def plan_backing(self, ino: Ino, size: int) -> Plan | None:
+        """Return how to make one where `backing` finds none, for `reflinks.keep`.
+
+        Its `run` belongs in a worker thread. Raises Damaged, NoSpace, OSError.
+        """
+        if self._verifier is not None:
+            return None
+        return backing.plan(self.index, self._segments, self.reflinks, ino, size)
 
     def clone(self, txn: Txn, ino: Ino, new: Ino) -> None:
         """Let `new`, without extents, share all bytes of `ino`."""

@@ -20,7 +20,7 @@ from dedupfs.vfs import names
 from dedupfs.vfs.attributes import SetAttr
 from dedupfs.vfs.inodes import OpenInode
 from dedupfs.vfs.metadata import drop_privileges
-from dedupfs.vfs.passthrough import Passthrough, refuse_change
+from dedupfs.vfs.passthrough import Passthrough, is_reading, refuse_change
 
 if TYPE_CHECKING:
     from dedupfs.core.types import Ino
@@ -54,8 +54,7 @@ class Files:
 
         Raises Stale when the name of `ino` must be looked up again.
         """
-        is_reading = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
-        if not is_reading:
+        if not is_reading(flags):
             refuse_change(self._inodes, ino)
         if flags & os.O_TRUNC:
             # Even an empty file gets its times changed (do_truncate of fs/open.c).
@@ -67,7 +66,7 @@ class Files:
             if not stat.S_ISREG(inode.mode):
                 raise InvalidArgument(f"inode {ino} is not a regular file")
             live = OpenInode(ino, inode)
-            if is_reading:
+            if is_reading(flags):
                 self.passthrough.begin(live)
         return self._add_handle(live, flags)
 

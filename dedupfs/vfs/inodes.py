@@ -143,6 +143,8 @@ class Inodes:
         self.live: dict[Ino, OpenInode] = {}
         self.orphans: set[Ino] = set()  # without a name, used until now
         self._lookups: dict[Ino, int] = {}
+        # Copies that a writer was sent to, and until when (ns) it may be on its way.
+        self.awaiting_writer: dict[Ino, int] = {}
         # With the writeback cache the kernel sends mtime and ctime itself (fuse_flush_times): a
         # WRITE comes later than the write(2) it is of.
         self.kernel_keeps_times = False

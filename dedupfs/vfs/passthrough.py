@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import trio
 
 from dedupfs.core.errors import FsError, Stale
 from dedupfs.store import namespace
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from dedupfs.vfs.inodes import Inodes, OpenInode
 
 log = logging.getLogger(__name__)
+
+# The kernel comes again but once after ESTALE: meanwhile no reader may make the copy passthrough.
+_COMES_WITHIN_NS: Final = 10**9
+# An open waits so long for a file to be put together: its dirty pages are written back first.
+_MAKE_MAX_S: Final = 10.0
 
 
 class BackingFiles(Protocol):
@@ -46,15 +54,55 @@ class Passthrough:
     def __init__(self, inodes: Inodes) -> None:
         self._inodes = inodes
         self._kernel: BackingFiles | None = None
+        self._making: dict[Ino, trio.Event] = {}
         self.failure = ""  # why the last backing file was refused
 
     def enable(self, kernel: BackingFiles) -> None:
         """Use it from now on."""
         self._kernel = kernel
 
+    @property
+    def why_not_prepared(self) -> str:
+        """Why files of several extents take the ordinary path; "" when they need not."""
+        return self._inodes.store.reflinks.why_not
+
+    def wants_preparing(self, ino: Ino, flags: int) -> bool:
+        """Tell whether `prepare` is to be called before this open."""
+        if self._kernel is None or self.why_not_prepared or not is_reading(flags):
+            return False
+        return ino not in self._inodes.live and not self._awaits_writer(ino)
+
+    async def prepare(self, ino: Ino) -> None:
+        """Before the first open of `ino` for reading: make what it can be read from, past us.
+
+        Whatever keeps it from being made, the file takes the ordinary path.
+        """
+        if ino in self._making:
+            await self._making[ino].wait()
+            return
+        store = self._inodes.store
+        try:
+            plan = store.plan_backing(ino, self._inodes.getattr(ino).inode.size)
+        except (FsError, OSError):
+            return
+        if plan is None:
+            return
+        self._making[ino] = trio.Event()
+        made = None
+        try:
+            with trio.move_on_after(_MAKE_MAX_S):
+                made = await trio.to_thread.run_sync(plan.run, abandon_on_cancel=True)
+        except (FsError, OSError) as error:
+            log.info("inode %d takes the ordinary path: %s", ino, error)
+        finally:
+            if made is None:
+                plan.is_stale = True
+            store.reflinks.keep(plan, made)
+            self._making.pop(ino).set()
+
     def begin(self, live: OpenInode) -> None:
         """Let all opens of `live`, this first one for reading, be passthrough if they can."""
-        if self._kernel is None or not live.inode.size:
+        if self._kernel is None or not live.inode.size or self._awaits_writer(live.ino):
             return
         try:
             backing = self._inodes.store.backing(live.ino, live.inode.size)
@@ -70,6 +118,11 @@ class Passthrough:
                 log.warning("passthrough: %s: such files take the ordinary path", error)
             self.failure = str(error)
 
+    def _awaits_writer(self, ino: Ino) -> bool:
+        """Tell whether a writer may just be coming: it would be sent away a second time."""
+        until = self._inodes.awaiting_writer.get(ino)
+        return until is not None and self._inodes.clock() < until
+
     def end(self, live: OpenInode) -> None:
         """After the last close of `live`: the next open chooses anew."""
         passed, live.passed = live.passed, None
@@ -81,6 +134,11 @@ class Passthrough:
                 self._kernel.backing_close(passed.backing_id)
             except OSError as error:
                 log.info("backing file %d: %s", passed.backing_id, error)
+
+
+def is_reading(flags: int) -> bool:
+    """Return whether an open with these flags leaves the file as it is."""
+    return flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
 
 
 def refuse_change(inodes: Inodes, ino: Ino) -> None:
@@ -101,8 +159,16 @@ def refuse_change(inodes: Inodes, ino: Ino) -> None:
                 namespace.point_entry(change.txn, parent, entry, new)
             old.nlink = 1
             change.lose_name(ino)
+            _await_writer(inodes, new, change.now_ns)
     if len(names) > 1:
         # The kernel looks up anew only the name it came by.
         for parent, entry in names:
             inodes.forget_name(parent, entry.name)
     raise Stale(f"inode {ino} is read past us: its names have moved to a new inode")
+
+
+def _await_writer(inodes: Inodes, ino: Ino, now_ns: int) -> None:
+    awaiting = inodes.awaiting_writer
+    for other in [other for other, until in awaiting.items() if until <= now_ns]:
+        del awaiting[other]
+    awaiting[ino] = now_ns + _COMES_WITHIN_NS

@@ -68,8 +68,7 @@ class Vfs:
         self.read = files.read
         self.write = files.write
         self.flush = files.flush
-        self.fsync = files.fsync
-        self.release = files.release
+        self.fsync, self.release = files.fsync, files.release
 
         self.opendir = directories.opendir
         self.readdir = directories.readdir
@@ -81,7 +80,8 @@ class Vfs:
         self.setxattr = xattrs.setxattr
         self.removexattr = xattrs.removexattr
 
-        self.passthrough = files.passthrough
+        passthrough = self.passthrough = files.passthrough
+        self.wants_preparing, self.prepare = passthrough.wants_preparing, passthrough.prepare
         self._start()
 
     def serve_kernel(

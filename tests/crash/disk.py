@@ -13,7 +13,11 @@ from pathlib import Path
 IMAGE_BYTES = 600 << 20
 SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN, include/uapi/linux/fs.h; the same number on XFS and ext4
 NO_LOG_FLUSH = 2  # nothing that was not synced survives
-MAKE = {"ext4": ["mkfs.ext4", "-q", "-F"], "xfs": ["mkfs.xfs", "-q", "-f"]}
+MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+}
 
 
 @dataclass
