@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMPS := .venv/.stamps
-EXTENSION := dedupfs/fuse/_passthrough.c
+EXTENSION := dedupfs/fuse/_replies.c
 INSTALLED := $(STAMPS)/installed
 DEV_INSTALLED := $(STAMPS)/dev-installed
 

@@ -78,7 +78,15 @@ def _live_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
     return [
         ("daemon", f"pid {document['pid']}, up {up}, {total:,} requests"),
         ("io mode", f"{document['io_mode']} ({document['io_reason']})"),
+        *_listing_rows(document),
     ]
+
+
+def _listing_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
+    # Silent where all is well.
+    if document.get("listings_cached") is not False:
+        return []
+    return [("listings", f"not kept by the kernel: {document['listings_reason']}")]
 
 
 def _trouble_rows(taken: Mapping[str, object]) -> list[tuple[str, str]]:

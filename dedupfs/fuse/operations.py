@@ -15,7 +15,7 @@ from dedupfs.core.errors import InvalidArgument, NoSuchName
 from dedupfs.core.types import Ino
 from dedupfs.fuse.attributes import absent, changes, entry, statvfs
 from dedupfs.fuse.errnos import errno_of
-from dedupfs.fuse.passthrough import HANDLE_MASK, mark
+from dedupfs.fuse.replies import HANDLE_MASK, mark, mark_listing, unmark_listing
 from dedupfs.vfs.attributes import Owner
 
 if TYPE_CHECKING:
@@ -200,13 +200,14 @@ class Handlers:
 
     @_request
     async def opendir(self, inode: int, _ctx: RequestContext) -> int:
-        """Answer opendir."""
-        return self._vfs.opendir(Ino(inode))
+        """Answer opendir; the kernel may keep the listing where that stays right."""
+        handle = self._vfs.opendir(Ino(inode))
+        return mark_listing(handle) if self._vfs.may_keep_listing(handle) else handle
 
     @_request
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """Answer readdir: as many entries, with their attributes, as the kernel's buffer takes."""
-        for name, attributes, cookie, is_lookup in self._vfs.readdir(fh, start_id):
+        for name, attributes, cookie, is_lookup in self._vfs.readdir(unmark_listing(fh), start_id):
             if not pyfuse3.readdir_reply(token, name, entry(attributes), cookie):
                 break
             if is_lookup:
@@ -215,12 +216,12 @@ class Handlers:
     @_request
     async def releasedir(self, fh: int) -> None:
         """Answer closedir."""
-        self._vfs.releasedir(fh)
+        self._vfs.releasedir(unmark_listing(fh))
 
     @_request
     async def fsyncdir(self, fh: int, _datasync: bool) -> None:  # noqa: FBT001 - as fsync
         """Answer fsync of a directory."""
-        await self._vfs.fsyncdir(fh)
+        await self._vfs.fsyncdir(unmark_listing(fh))
 
     @_request
     async def statfs(self, _ctx: RequestContext) -> StatvfsData:

@@ -13,7 +13,7 @@ import trio
 
 from dedupfs.core.errors import MountError
 from dedupfs.core.types import IoMode
-from dedupfs.fuse import handshake, passthrough
+from dedupfs.fuse import handshake, passthrough, replies
 from dedupfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Session:
         vfs.serve_kernel(
             forget_name=_forget_name,
             forget_attributes=_forget_attributes,
+            forget_listing=_forget_pages_of_directory,
             keeps_times=is_writeback,
         )
         source = _escape(str(store))
@@ -101,12 +102,20 @@ class Session:
         return f"files that equal a segment are read from it directly, {others}"
 
     @property
+    def listings_reason(self) -> str | None:
+        """Why the kernel keeps no listings, None when it does."""
+        if replies.extension() is not None:
+            return None
+        return replies.why_missing() or "the session was not mounted through the C extension"
+
+    @property
     def requests(self) -> Mapping[str, int]:
         """How many requests of each kind have come."""
         return self._operations.requests
 
     async def run(self) -> None:
         """Serve until the mount ends."""
+        self._vfs.enable_kept_listings(on=replies.extension() is not None)
         device = handshake.find_device()
         if device is None:
             log.warning("no /dev/fuse descriptor found: each write will take two requests")
@@ -119,7 +128,7 @@ class Session:
             nursery.cancel_scope.cancel()
 
     def _enable_passthrough(self, *, granted: bool) -> None:
-        table = passthrough.backing_files()
+        table = replies.extension()
         if granted and table is not None:
             self._vfs.passthrough.enable(table)
         elif self._stack_depth:
@@ -169,6 +178,12 @@ def _forget_name(parent: Ino, name: bytes) -> None:
     pyfuse3.invalidate_entry_async(
         pyfuse3.InodeT(parent), pyfuse3.FileNameT(name), ignore_enoent=True
     )
+
+
+def _forget_pages_of_directory(ino: Ino) -> None:
+    # They hold its listing (fs/fuse/readdir.c), are never dirty, and never locked in a request.
+    with contextlib.suppress(OSError):
+        pyfuse3.invalidate_inode(pyfuse3.InodeT(ino))
 
 
 def _forget_attributes(ino: Ino) -> None:

@@ -179,6 +179,7 @@ class _Daemon:
             uptime_s=int(time.monotonic() - self._started),
             io_mode=session.io_mode,
             io_reason=session.io_reason,
+            listings_reason=session.listings_reason,
             requests=session.requests,
         )
         index = store.index

@@ -22,6 +22,7 @@ class LiveMount:
     io_mode: str
     io_reason: str
     requests: Mapping[str, int] = field(default_factory=dict)
+    listings_reason: str | None = None  # why the kernel keeps no listings, None when it does
 
 
 def dedup_ratio(*, logical_bytes: int, allocated_bytes: int) -> float:
@@ -40,6 +41,8 @@ def document(
         "uptime_s": live.uptime_s if live else None,
         "io_mode": live.io_mode if live else None,
         "io_reason": live.io_reason if live else "not mounted",
+        "listings_cached": live.listings_reason is None if live else None,
+        "listings_reason": live.listings_reason if live else "not mounted",
         "files": counters.files,
         "directories": counters.directories,
         "logical_bytes": counters.logical_bytes,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dedupfs.vfs.attributes import Attributes
     from dedupfs.vfs.inodes import Inodes
+    from dedupfs.vfs.listings import Listing
     from dedupfs.vfs.metadata import Metadata
 
 DOT: Final = Cookie(1)
@@ -31,16 +32,13 @@ class Listed(NamedTuple):
 
 
 class _Scan:
-    """An open directory. Entries made after its start are left out.
+    """An open directory."""
 
-    Cookies only grow: a program that renames what it lists would otherwise list for ever.
-    """
+    __slots__ = ("is_under_way", "listing")
 
-    __slots__ = ("ino", "stop")
-
-    def __init__(self, ino: Ino, stop: int) -> None:
-        self.ino = ino
-        self.stop = stop
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self.is_under_way = False
 
 
 class Directories:
@@ -59,39 +57,68 @@ class Directories:
                 raise NotADirectory(f"inode {ino}")
         handle = self._next_handle
         self._next_handle += 1
-        self._scans[handle] = _Scan(ino, self._inodes.store.index.counters.next_cookie)
+        self._scans[handle] = _Scan(self._inodes.listings.open(ino))
         return handle
+
+    def may_keep(self, handle: int) -> bool:
+        """Tell whether the kernel may keep what it lists through the handle just opened."""
+        return self._inodes.listings.may_keep(self._find(handle).listing)
 
     def readdir(self, handle: int, after: int) -> Iterator[Listed]:
         """Yield the entries behind cookie `after`, 0 for all, which starts the scan anew.
 
+        Entries made since a scan of the directory was last started are left out: a program that
+        renames what it lists would otherwise list for ever, as cookies only grow.
         The caller counts the lookups (`count_lookup`) of those it takes, and calls nothing else
         until it is done with the iterator, which holds a snapshot of the index.
         """
+        scan = self._find(handle)
+        ino = scan.listing.ino
+        self._begin(scan, after)
+        inodes = self._inodes
+        at = after
+        with inodes.store.index.read() as txn:
+            if at < DOT:
+                at = DOT
+                yield Listed(b".", inodes.attributes(txn, ino), DOT, is_lookup=False)
+            if at < DOT_DOT:
+                at = DOT_DOT
+                # The root's parent is itself, as at the top of any mount.
+                parent = Ino(inodes.inode(txn, ino).parent)
+                yield Listed(b"..", inodes.attributes(txn, parent), DOT_DOT, is_lookup=False)
+            start = max(after + 1, _FIRST)
+            stop = scan.listing.stop
+            for at, found, name in namespace.entries(txn, ino, start=start, stop=stop):
+                yield Listed(name, inodes.attributes(txn, found), at, is_lookup=True)
+        if at == after:
+            self._end(scan)
+
+    def _begin(self, scan: _Scan, after: int) -> None:
+        if after == 0 or not scan.is_under_way:
+            scan.listing.stop = self._inodes.store.index.counters.next_cookie
+        if not scan.is_under_way:
+            scan.is_under_way = True
+            self._inodes.listings.begin(scan.listing)
+
+    def _end(self, scan: _Scan) -> None:
+        if scan.is_under_way:
+            scan.is_under_way = False
+            self._inodes.listings.end(scan.listing)
+
+    def _find(self, handle: int) -> _Scan:
         scan = self._scans.get(handle)
         if scan is None:
             raise BadHandle(f"directory handle {handle}")
-        inodes = self._inodes
-        if after == 0:
-            scan.stop = inodes.store.index.counters.next_cookie
-        with inodes.store.index.read() as txn:
-            if after < DOT:
-                yield Listed(b".", inodes.attributes(txn, scan.ino), DOT, is_lookup=False)
-            if after < DOT_DOT:
-                # The root's parent is itself, as at the top of any mount.
-                parent = Ino(inodes.inode(txn, scan.ino).parent)
-                yield Listed(b"..", inodes.attributes(txn, parent), DOT_DOT, is_lookup=False)
-            start = max(after + 1, _FIRST)
-            for cookie, ino, name in namespace.entries(txn, scan.ino, start=start, stop=scan.stop):
-                yield Listed(name, inodes.attributes(txn, ino), cookie, is_lookup=True)
+        return scan
 
     async def fsyncdir(self, handle: int) -> None:
         """Make all that was done before durable."""
-        if handle not in self._scans:
-            raise BadHandle(f"directory handle {handle}")
+        self._find(handle)
         await self._metadata.sync()
 
     def releasedir(self, handle: int) -> None:
         """Close the handle."""
-        if self._scans.pop(handle, None) is None:
-            raise BadHandle(f"directory handle {handle}")
+        scan = self._find(handle)
+        del self._scans[handle]
+        self._end(scan)
+        self._inodes.listings.close(scan.listing)

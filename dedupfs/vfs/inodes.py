@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dedupfs.core.errors import NoSuchName, NotADirectory
 from dedupfs.store import namespace
 from dedupfs.vfs.attributes import Attributes
+from dedupfs.vfs.listings import Listings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -149,7 +150,8 @@ class Inodes:
         # WRITE comes later than the write(2) it is of.
         self.kernel_keeps_times = False
         # Tells the kernel that a name it remembers means something else now.
-        self.forget_name: Callable[[Ino, bytes], None] = lambda _parent, _name: None
+        self.forget_entry: Callable[[Ino, bytes], None] = lambda _parent, _name: None
+        self.listings = Listings()
         # Tells it that the attributes it remembers are others now.
         self.forget_attributes: Callable[[Ino], None] = lambda _ino: None
 
@@ -184,6 +186,11 @@ class Inodes:
     def count_lookup(self, ino: Ino) -> None:
         """Note that the kernel was told of `ino`, until it forgets as often."""
         self._lookups[ino] = self._lookups.get(ino, 0) + 1
+
+    def forget_name(self, parent: Ino, name: bytes) -> None:
+        """Tell the kernel that a name it did not change means something else now, or nothing."""
+        self.forget_entry(parent, name)
+        self.listings.forget(parent)
 
     def forget(self, counts: Iterable[tuple[Ino, int]]) -> None:
         """Take back lookups; inodes that nothing uses and no name leads to are dropped."""

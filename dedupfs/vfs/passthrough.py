@@ -160,10 +160,12 @@ def refuse_change(inodes: Inodes, ino: Ino) -> None:
             old.nlink = 1
             change.lose_name(ino)
             _await_writer(inodes, new, change.now_ns)
-    if len(names) > 1:
-        # The kernel looks up anew only the name it came by.
-        for parent, entry in names:
+    for parent, entry in names:
+        if len(names) > 1:
+            # The kernel looks up anew only the name it came by.
             inodes.forget_name(parent, entry.name)
+        else:
+            inodes.listings.forget(parent)
     raise Stale(f"inode {ino} is read past us: its names have moved to a new inode")
 
 

@@ -68,6 +68,10 @@ class Renames:
             change.put_with_mtime(parent)
             change.put_with_mtime(new_parent)
             change.put_with_ctime(source.ino)
+            moved = [source.ino, *([target.ino] if target is not None and exchange else [])]
+            folders = [ino for ino in moved if parent != new_parent and _is_dir(change, ino)]
+        for ino in folders:
+            self._inodes.listings.forget(ino)  # the kernel does not know that `..` is in it
 
 
 def _move(change: Change, parent: Ino, source: Dirent, new_parent: Ino, new_name: bytes) -> None:

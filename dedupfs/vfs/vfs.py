@@ -46,6 +46,7 @@ class Vfs:
 
         self.forget = inodes.forget
         self.count_lookup = inodes.count_lookup
+        self.forget_name = inodes.forget_name
 
         self.lookup = names.lookup
         self.readlink = names.readlink
@@ -70,15 +71,13 @@ class Vfs:
         self.flush = files.flush
         self.fsync, self.release = files.fsync, files.release
 
-        self.opendir = directories.opendir
-        self.readdir = directories.readdir
+        self.opendir, self.releasedir = directories.opendir, directories.releasedir
+        self.readdir, self.may_keep_listing = directories.readdir, directories.may_keep
         self.fsyncdir = directories.fsyncdir
-        self.releasedir = directories.releasedir
+        self.enable_kept_listings = inodes.listings.enable
 
-        self.getxattr = xattrs.getxattr
-        self.listxattr = xattrs.listxattr
-        self.setxattr = xattrs.setxattr
-        self.removexattr = xattrs.removexattr
+        self.getxattr, self.listxattr = xattrs.getxattr, xattrs.listxattr
+        self.setxattr, self.removexattr = xattrs.setxattr, xattrs.removexattr
 
         passthrough = self.passthrough = files.passthrough
         self.wants_preparing, self.prepare = passthrough.wants_preparing, passthrough.prepare
@@ -89,16 +88,19 @@ class Vfs:
         *,
         forget_name: Callable[[Ino, bytes], None],
         forget_attributes: Callable[[Ino], None],
+        forget_listing: Callable[[Ino], None],
         keeps_times: bool,
     ) -> None:
         """Say how a kernel in front behaves.
 
         `forget_name` tells it that a name it remembers means something else now,
-        `forget_attributes` that an inode's attributes changed; `keeps_times`: it sets mtime and
-        ctime of written files itself.
+        `forget_attributes` that an inode's attributes changed, `forget_listing` that a directory
+        has other entries than it heard of; `keeps_times`: it sets mtime and ctime of written files
+        itself.
         """
         self._inodes.forget_attributes = forget_attributes
-        self._inodes.forget_name = forget_name
+        self._inodes.forget_entry = forget_name
+        self._inodes.listings.serve_kernel(forget_listing)
         self._inodes.kernel_keeps_times = keeps_times
 
     def _start(self) -> None:

@@ -77,7 +77,7 @@ async def test_no_exception_but_fuseerror_leaves_a_handler(kind: str, error: Exc
     operations = Operations(cast("Vfs", Broken(error)), writeback=False)
     method = getattr(operations, kind)
     args = arguments(getattr(pyfuse3.Operations, kind))[1:]
-    if kind in {"flush", "release", "fsync", "read", "write"}:
+    if kind in {"flush", "release", "fsync", "read", "write", "releasedir", "fsyncdir"}:
         args[0] = 1
     if kind == "setattr":
         args[1:3] = [pyfuse3.EntryAttributes(), pyfuse3.SetattrFields()]

@@ -13,7 +13,8 @@ from dedupfs.service import report, status
 from dedupfs.store.store import Store
 
 KEYS = {
-    "mountpoint", "store", "pid", "uptime_s", "io_mode", "io_reason", "files", "directories",
+    "mountpoint", "store", "pid", "uptime_s", "io_mode", "io_reason",
+    "listings_cached", "listings_reason", "files", "directories",
     "logical_bytes", "live_bytes", "allocated_bytes", "pending_free_bytes", "damaged_bytes", "index_bytes",
     "dedup_ratio", "ingest", "requests",
 }  # fmt: skip
@@ -110,8 +111,9 @@ def test_the_ratio_of_an_empty_store_is_one() -> None:
 
 
 def test_a_live_status_has_the_same_keys() -> None:
-    live = status.LiveMount(Path("/m"), 3, 4, "writeback", "asked for", {"read": 2})
+    live = status.LiveMount(Path("/m"), 3, 4, "writeback", "asked for", {"read": 2}, "no compiler")
     document = status.document(Counters(), store=Path("/s"), index_bytes=0, live=live)
     assert document.keys() == KEYS
     assert document["pid"] == 3
     assert document["requests"] == {"read": 2}
+    assert (document["listings_cached"], document["listings_reason"]) == (False, "no compiler")

@@ -274,7 +274,10 @@ async def test_reading_moves_atime_as_relatime_does(world: World) -> None:
 async def test_the_writeback_cache_reading_to_write_is_no_access(world: World) -> None:
     ino = world.create(b"file", b"x")
     world.vfs.serve_kernel(
-        forget_name=lambda _parent, _name: None, forget_attributes=[].append, keeps_times=True
+        forget_name=lambda _parent, _name: None,
+        forget_attributes=[].append,
+        forget_listing=[].append,
+        keeps_times=True,
     )
     before = world.vfs.getattr(ino).inode.atime_ns
     writing = world.vfs.open(ino, os.O_RDWR)
@@ -348,7 +351,10 @@ def test_bits_set_while_a_stranger_holds_the_file_open_go_with_its_next_write(wo
     """Else who was let to write a file before it became setuid could put a program into it."""
     told: list[int] = []
     world.vfs.serve_kernel(
-        forget_name=lambda _parent, _name: None, forget_attributes=told.append, keeps_times=False
+        forget_name=lambda _parent, _name: None,
+        forget_attributes=told.append,
+        forget_listing=[].append,
+        keeps_times=False,
     )
     ino = world.create(b"f", b"harmless")
     stranger = world.vfs.open(ino, os.O_WRONLY)

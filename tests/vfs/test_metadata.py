@@ -57,7 +57,10 @@ def test_the_kernel_may_bring_its_own_ctime(world: World) -> None:
 def test_with_the_writeback_cache_times_of_files_are_the_kernels(world: World) -> None:
     """What stat showed before a remount must be what it shows after."""
     world.vfs.serve_kernel(
-        forget_name=lambda _parent, _name: None, forget_attributes=[].append, keeps_times=True
+        forget_name=lambda _parent, _name: None,
+        forget_attributes=[].append,
+        forget_listing=[].append,
+        keeps_times=True,
     )
     made, handle = world.vfs.create(ROOT_INO, b"file", 0o644, USER, os.O_RDWR)
     times = (made.inode.mtime_ns, made.inode.ctime_ns)

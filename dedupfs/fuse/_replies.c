@@ -1,10 +1,10 @@
-/* Passthrough through stock pyfuse3 and libfuse, which know no FOPEN_PASSTHROUGH.
+/* What stock pyfuse3 cannot say in its replies: passthrough, and that a listing may be kept.
  *
  * Imported with RTLD_GLOBAL before pyfuse3, so that pyfuse3's call of fuse_session_mount() finds
  * the one here. It mounts as libfuse does, then puts itself between libfuse and /dev/fuse
- * (fuse_session_custom_io): replies to OPEN and CREATE whose handle is marked get the flag and the
- * backing id. Nothing else is touched; INIT is handshake.py's. Structures and constants:
- * include/uapi/linux/fuse.h of Linux 6.9.
+ * (fuse_session_custom_io): replies to OPEN, CREATE and OPENDIR whose handle is marked get flags,
+ * the first two also a backing id. Nothing else is touched; INIT is handshake.py's. Structures and
+ * constants: include/uapi/linux/fuse.h of Linux 6.9.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -19,14 +19,15 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OP_OPEN = 14, OP_CREATE = 35 };
+enum { OP_OPEN = 14, OP_OPENDIR = 27, OP_CREATE = 35 };
 
-#define OPENED_PASSTHROUGH (1u << 7)
 #define OPENED_KEEP_CACHE (1u << 1)
+#define OPENED_CACHE_DIR (1u << 3)
+#define OPENED_PASSTHROUGH (1u << 7)
 
-/* A file handle with this bit asks for passthrough; its backing id is in bits 32 to 61. */
-#define HANDLE_PASSTHROUGH (UINT64_C(1) << 62)
-#define HANDLE_BACKING_ID(handle) ((int32_t)(((handle) >> 32) & 0x3fffffff))
+/* The mark: a file is to be passthrough, its backing id in bits 32 to 62; a listing may be kept. */
+#define HANDLE_MARK (UINT64_C(1) << 63)
+#define HANDLE_BACKING_ID(handle) ((int32_t)(((handle) >> 32) & 0x7fffffff))
 
 struct in_header { uint32_t len, opcode; uint64_t unique, nodeid; uint32_t uid, gid, pid, extlen; };
 struct out_header { uint32_t len; int32_t error; uint64_t unique; };
@@ -39,25 +40,33 @@ struct backing_map { int32_t fd; uint32_t flags; uint64_t padding; };
 /* One session a process (pyfuse3's rule), served by one thread. */
 static int fuse_fd = -1;
 
-/* OPEN and CREATE requests without an answer yet: room for more than pyfuse3's 99 tasks. */
+/* Requests to open without an answer yet: room for more than pyfuse3's 99 tasks. */
 enum { WAITING = 256 };
-static uint64_t waiting[WAITING];
+static struct { uint64_t unique; uint32_t opcode; } waiting[WAITING];
+static int waiting_count;
 
-static void note_waiting(uint64_t unique)
+static void note_waiting(uint64_t unique, uint32_t opcode)
 {
     for (int i = 0; i < WAITING; i++)
-        if (!waiting[i]) {
-            waiting[i] = unique;
+        if (!waiting[i].unique) {
+            waiting[i].unique = unique;
+            waiting[i].opcode = opcode;
+            waiting_count++;
             return;
         }
 }
 
-static int take_waiting(uint64_t unique)
+/* The opcode of a request to open, 0 for any other, and for what is no reply: notifications, which
+ * other threads send. */
+static uint32_t take_waiting(uint64_t unique)
 {
-    for (int i = 0; i < WAITING; i++)
-        if (waiting[i] == unique) {
-            waiting[i] = 0;
-            return 1;
+    if (!unique)
+        return 0;
+    for (int i = 0; waiting_count && i < WAITING; i++)
+        if (waiting[i].unique == unique) {
+            waiting[i].unique = 0;
+            waiting_count--;
+            return waiting[i].opcode;
         }
     return 0;
 }
@@ -69,27 +78,36 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
     if (length < (ssize_t)sizeof(struct in_header))
         return length;
     const struct in_header *head = buffer;
-    if (head->opcode == OP_OPEN || head->opcode == OP_CREATE)
-        note_waiting(head->unique);
+    if (head->opcode == OP_OPEN || head->opcode == OP_CREATE || head->opcode == OP_OPENDIR)
+        note_waiting(head->unique, head->opcode);
     return length;
+}
+
+static void amend(struct open_out *out, uint32_t opcode)
+{
+    if (!(out->fh & HANDLE_MARK))
+        return;
+    if (opcode == OP_OPENDIR) {
+        out->open_flags |= OPENED_CACHE_DIR | OPENED_KEEP_CACHE;
+        return;
+    }
+    out->open_flags |= OPENED_PASSTHROUGH;
+    out->open_flags &= ~OPENED_KEEP_CACHE;
+    out->backing_id = HANDLE_BACKING_ID(out->fh);
 }
 
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
     (void)userdata;
     const struct out_header *head = iov[0].iov_base;
-    if (iov[0].iov_len >= sizeof *head && take_waiting(head->unique) && !head->error &&
-        count >= 2 && iov[1].iov_len >= sizeof(struct open_out)) {
-        /* the last part of a CREATE reply, all of an OPEN one */
+    uint32_t opcode = iov[0].iov_len >= sizeof *head ? take_waiting(head->unique) : 0;
+    if (opcode && !head->error && count >= 2 && iov[1].iov_len >= sizeof(struct open_out)) {
+        /* the last part of a CREATE reply, all of the others */
         struct open_out out;
         char *at = (char *)iov[1].iov_base + iov[1].iov_len - sizeof out;
         memcpy(&out, at, sizeof out);
-        if (out.fh & HANDLE_PASSTHROUGH) {
-            out.open_flags |= OPENED_PASSTHROUGH;
-            out.open_flags &= ~OPENED_KEEP_CACHE;
-            out.backing_id = HANDLE_BACKING_ID(out.fh);
-            memcpy(at, &out, sizeof out);
-        }
+        amend(&out, opcode);
+        memcpy(at, &out, sizeof out);
     }
     return writev(fd, iov, count);
 }
@@ -109,6 +127,7 @@ __attribute__((visibility("default"))) int fuse_session_mount(struct fuse_sessio
         return result;
     fuse_fd = fuse_session_fd(session);
     memset(waiting, 0, sizeof waiting);
+    waiting_count = 0;
     result = fuse_session_custom_io(session, &custom_io, fuse_fd);
     if (result) {
         fprintf(stderr, "dedupfs: fuse_session_custom_io: %s\n", strerror(-result));
@@ -154,11 +173,11 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT, "_passthrough", "FOPEN_PASSTHROUGH for pyfuse3.", -1, methods,
+    PyModuleDef_HEAD_INIT, "_replies", "What pyfuse3 cannot say in its replies.", -1, methods,
     NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__passthrough(void)
+PyMODINIT_FUNC PyInit__replies(void)
 {
     return PyModule_Create(&module);
 }
