@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import errors, fsck
+from dedupfs.cli import du, errors, fsck, status
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -149,45 +149,8 @@ def umount(
         typer.echo(told)
 
 
-@app.command("status")
-def show_status(
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="MOUNTPOINT",
-            help="A mount point or a store. Default: all dedupfs mounts.",
-            show_default=False,
-        ),
-    ] = None,
-    *,
-    store: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Ask this store, mounted or not.")
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="One JSON document (a list of them without MOUNTPOINT); sizes in bytes."
-        ),
-    ] = False,
-) -> None:
-    """Show what a mount holds, what it takes on disk, and what deduplication saves.
-
-    Live from the daemon, or from the store's index when nothing is mounted.
-    """
-    from dedupfs.service import report  # noqa: PLC0415
-
-    if store is None and path is None:
-        documents, problems = report.of_all()
-        _show(documents, documents, as_json=as_json)
-        for problem in problems:
-            typer.echo(f"dedupfs: {problem}", err=True)
-        raise typer.Exit(errors.REFUSED if problems else 0)
-    if store is not None:
-        document = report.of_store(store)
-    else:
-        assert path is not None, "handled above"
-        document = report.of_path(path)
-    _show([document], document, as_json=as_json)
+app.command("status")(status.show_status)
+app.command(epilog=du.EPILOG)(du.du)
 
 
 @app.command()
@@ -233,24 +196,6 @@ def scrub(
 
 
 app.command(epilog=fsck.EPILOG)(fsck.fsck)
-
-
-def _show(documents: list[dict[str, object]], whole: object, *, as_json: bool) -> None:
-    if as_json:
-        import json  # noqa: PLC0415
-
-        typer.echo(json.dumps(whole, indent=2))
-        return
-    if not documents:
-        typer.echo("nothing is mounted")
-        return
-    from rich.console import Console  # noqa: PLC0415
-
-    from dedupfs.cli.render import table  # noqa: PLC0415
-
-    console = Console()
-    for document in documents:
-        console.print(table(document))
 
 
 def main() -> None:

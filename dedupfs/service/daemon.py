@@ -1,7 +1,7 @@
 """The daemon: builds a mount from its parts, keeps it running, ends it. Owns clock and signals.
 
 One nursery. Its body answers the kernel; the task `control` answers the commands, `scrub` checks all
-bytes when one asks for it, `reclaim` gives freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount. However the
+bytes when one asks for it, `measure` makes accounts, `reclaim` gives freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount. However the
 mount ends, the body returns, the rest is cancelled, and then session, Vfs and Store are closed.
 """
 
@@ -21,7 +21,7 @@ import trio.lowlevel
 
 from dedupfs.core.errors import DedupfsError, MountError, StoreInUse
 from dedupfs.fuse.session import Session
-from dedupfs.service import control, mounts, preflight, scrubbing, status
+from dedupfs.service import control, measuring, mounts, preflight, scrubbing, status
 from dedupfs.service.logs import DaemonLog
 from dedupfs.store.store import Store, remove_files
 from dedupfs.vfs.vfs import Vfs
@@ -154,8 +154,11 @@ class _Daemon:
         log.info("%s mounted on %s", store.path, self._options.mountpoint)
         listener = control.listen(store.path)
         scrubs = scrubbing.Scrubbing(store, session.forget_pages)
+        measures = measuring.Measuring(store.index, vfs.sync)
         answers = control.Control(
-            store.path, {"status": lambda: self._status(store, session)}, scrubs.commands
+            store.path,
+            {"status": lambda: self._status(store, session)},
+            {**scrubs.commands, **measures.commands},
         )
         self._control = answers
         async with trio.open_nursery() as nursery:
@@ -165,6 +168,7 @@ class _Daemon:
                 _checkpoint, vfs, self._options.checkpoint_interval_s, name="checkpoint"
             )
             nursery.start_soon(scrubs.serve, name="scrub")
+            nursery.start_soon(measures.serve, name="measure")
             nursery.start_soon(_back_up, store, name="backup")
             nursery.start_soon(self._end_on_signal, session, signals, name="signals")
             self._tell(None)

@@ -26,7 +26,7 @@ def test_a_live_mount_as_a_table() -> None:
     )
     document = status.document(counters, store=Path("/s"), index_bytes=8192, live=live)
     console = Console(width=120, file=io.StringIO())
-    console.print(render.table(document))
+    console.print(render.view(document))
     text = console.file.getvalue()
     for part in (
         "/mnt/c", "pid 77, up 2 min 5 s, 3 requests", "4 in 1 folders", "4.0 MiB",
@@ -40,5 +40,5 @@ def test_a_path_that_looks_like_markup_is_shown_as_it_is() -> None:
         Counters(), store=Path("/s/[bold]x[/bold]"), index_bytes=0, live=None
     )
     console = Console(width=120, file=io.StringIO())
-    console.print(render.table(document))
+    console.print(render.view(document))
     assert "/s/[bold]x[/bold]" in console.file.getvalue()

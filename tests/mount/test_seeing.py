@@ -1,0 +1,100 @@
+"""What people see of a real mount: status, du and stat agree with what was written."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mount.mounted import dedupfs, one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mount.mounted import Mounted
+
+SHARED = random.Random(5).randbytes(2 << 20)
+
+
+@pytest.fixture(scope="module")
+def ranks(mount: Mounted) -> Mounted:
+    """Four ranks with the same 2 MiB behind a head of their own, and a log of their own."""
+    for rank in range(4):
+        folder = mount.path / f"rank{rank}"
+        folder.mkdir()
+        (folder / "data").write_bytes(b"rank %011d" % rank + SHARED)
+        (folder / "log").write_bytes(os.urandom(100_000 * (rank + 1)))
+    return mount
+
+
+def test_status_shows_the_biggest_units(ranks: Mounted) -> None:
+    text = dedupfs("status", ranks.path, "--units", "2").stdout
+    assert "4 units, as of" in text
+    assert "and 2 more: --units all" in text
+    assert "rank3" in text
+    assert "\x1b" not in text, "no colours in a pipe"
+    assert "rank0" in dedupfs("status", ranks.path, "--units", "all").stdout
+    assert "units" not in dedupfs("status", ranks.path, "--units", "0").stdout
+
+
+def test_status_as_json_has_units_when_asked_for(ranks: Mounted) -> None:
+    assert "units" not in ranks.status()
+    done = dedupfs("status", ranks.path, "--json", "--units", "all")
+    document = json.loads(done.stdout)
+    units = {unit["path"]: unit for unit in document["units"]}
+    assert sorted(units) == ["rank0", "rank1", "rank2", "rank3"]
+    for rank, unit in ((int(path[-1]), unit) for path, unit in units.items()):
+        assert unit["logical_bytes"] == 16 + len(SHARED) + 100_000 * (rank + 1)
+        assert unit["files"] == 2
+        assert 0 <= unit["exclusive_bytes"] - 100_000 * (rank + 1) < 70_000
+        assert unit["exclusive_bytes"] + unit["shared_bytes"] <= unit["logical_bytes"]
+        others = {other["path"]: other["bytes"] for other in unit["shared_with"]}
+        assert sorted({*others, f"rank{rank}"}) == sorted(units)
+        assert all(size >= len(SHARED) - 70_000 for size in others.values())
+    assert document["units_as_of_s"] < 10
+
+
+def test_du_says_what_a_removal_frees_and_it_does(ranks: Mounted) -> None:
+    (ranks.path / "gone").mkdir()
+    (ranks.path / "gone" / "own").write_bytes(os.urandom(300_000))
+    (ranks.path / "gone" / "shared").write_bytes(SHARED)
+    done = dedupfs("du", ranks.path / "gone", "--depth", "1", "--json")
+    document = json.loads(done.stdout)
+    top, *below = document["entries"]
+    assert top["path"] == str(ranks.path / "gone")
+    assert [os.path.basename(one["path"]) for one in below] == ["own", "shared"]
+    assert top["logical_bytes"] == 300_000 + len(SHARED)
+    assert top["freed_bytes"] == below[0]["freed_bytes"] + below[1]["freed_bytes"]
+    before = ranks.status_number("live_bytes")
+    (ranks.path / "gone" / "own").unlink()
+    (ranks.path / "gone" / "shared").unlink()
+    (ranks.path / "gone").rmdir()
+    assert before - ranks.status_number("live_bytes") == top["exclusive_bytes"]
+
+
+def test_du_of_several_says_what_they_free_together(ranks: Mounted) -> None:
+    for name in ("pair0", "pair1"):
+        (ranks.path / name).write_bytes(random.Random(6).randbytes(500_000))
+    done = dedupfs("du", ranks.path / "pair0", ranks.path / "pair1")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["content", "own", "shared", "frees"]
+    assert [line.split()[-2:] for line in lines[1:3]] == [
+        ["B", str(ranks.path / name)] for name in ("pair0", "pair1")
+    ]
+    assert "488.3 KiB" in lines[3]
+    assert "together" in lines[3]
+    for name in ("pair0", "pair1"):
+        (ranks.path / name).unlink()
+
+
+def test_du_outside_of_a_mount_and_of_nothing(ranks: Mounted, tmp_path: Path) -> None:
+    done = dedupfs("du", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "is not inside a dedupfs mount" in one_line(done.stderr)
+    done = dedupfs("du", ranks.path / "nothing")
+    assert done.returncode == 1
+    assert "nothing: no such file" in one_line(done.stderr)
+    assert "several mounts" not in done.stderr
