@@ -195,7 +195,7 @@ class MountOptions:
         "log-file",
         _PATH,
         None,
-        "The daemon's log; implies --log-to file.",
+        "The daemon's log; with another --log-to, this as well.",
         shown_default="dedupfs.log in the store",
     )
     log_format: str = option(
@@ -221,6 +221,12 @@ class MountOptions:
     def log_path(self) -> Path:
         """Where a daemon in the background logs to."""
         return self.log_file or self.store / "dedupfs.log"
+
+    @property
+    def log_places(self) -> list[str]:
+        """Where the daemon logs to: of stderr, file, journald."""
+        chosen = self.log_to or ("stderr" if self.foreground else "file")
+        return [chosen] + (["file"] if self.log_file and chosen != "file" else [])
 
     def typed(self) -> dict[str, str]:
         """Return all options by name, as they would be typed."""
@@ -271,6 +277,9 @@ class MountOptions:
 
     def check(self) -> None:
         """Raise BadOption when values do not go together."""
+        if self.log_to == "stderr" and not self.foreground:
+            place = self.sources.get("log-to", "log-to")
+            raise BadOption(f"{place} stderr needs --foreground: in the background there is none")
         if self.low_mark >= self.high_mark:
             low, high = (
                 f"{name} {OPTIONS[name].show(value)} ({self.sources.get(name, 'default')})"
