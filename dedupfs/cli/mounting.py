@@ -44,6 +44,21 @@ def options(
 
 def mount(options: MountOptions) -> int:
     """Mount as the options say; return the exit code, raise MountError when it failed."""
+    try:
+        return _mount(options)
+    except MountError:
+        if options.if_mounted != "ok":
+            raise
+        from dedupfs.service import launch  # noqa: PLC0415
+
+        pid = launch.await_other(options)
+        if pid is None:
+            raise
+        typer.echo(f"{options.mountpoint} is mounted already (pid {pid})")
+        return 0
+
+
+def _mount(options: MountOptions) -> int:
     prepared = preflight.prepare(options)
     if not prepared.foreground:
         from dedupfs.service import launch  # noqa: PLC0415

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from typing import IO, TYPE_CHECKING, Final
 
 from dedupfs.core.errors import MountError
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 READY: Final = "ready"
 LIBFUSE_HINT: Final = " (libfuse says why on standard error)"
 _END_TIMEOUT_S: Final = 30
+_ANSWERS_S: Final = 10.0
 
 
 def start(options: MountOptions) -> None:
@@ -35,6 +38,23 @@ def start(options: MountOptions) -> None:
         except BaseException:
             _end(daemon)
             raise
+
+
+def await_other(options: MountOptions) -> int | None:
+    """Return the pid of a daemon that serves the same store at the same place, or None.
+
+    One that has just mounted is waited for until it answers.
+    """
+    deadline = time.monotonic() + _ANSWERS_S
+    while time.monotonic() < deadline:
+        mount = mounts.mount_at(mounts.resolve(options.mountpoint))
+        if mount is None or not mount.is_dedupfs or mount.store != mounts.resolve(options.store):
+            return None
+        status = client.ask(mount.store, "status")
+        if status is not None and isinstance(pid := status.get("pid"), int):
+            return pid
+        select.select([], [], [], 0.05)
+    return None
 
 
 def _spawn(options: MountOptions, errors: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:

@@ -5,20 +5,28 @@ Imports nothing heavy: commands use it before they know that they need FUSE.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
+import select
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dedupfs.core.errors import MountError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FS_TYPE: Final = "fuse.dedupfs"
 _MNT_DETACH: Final = 2
 _UMOUNT_NOFOLLOW: Final = 8
+_TURN_MAX_S: Final = 10.0
 _OCTAL: Final = re.compile(rb"\\([0-7]{3})")
 
 
@@ -89,10 +97,47 @@ def resolve(path: Path | str) -> Path:
 def is_stale(mount: Mount) -> bool:
     """Return whether the process behind the mount is gone."""
     try:
-        os.stat(mount.path)  # noqa: PTH116 - Path.stat is the same call
+        # Not stat(2): the kernel answers that from its cache, for ever (fs/fuse/dir.c).
+        os.statvfs(mount.path)
     except OSError as error:
         return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     return False
+
+
+def clear_stale(path: Path) -> bool:
+    """Take a dedupfs mount at `path` away if its daemon is gone; return whether it was.
+
+    Of several processes that find it stale one clears it: another could take away the new mount
+    that the first has made since.
+    """
+    with _turn(path):
+        mount = mount_at(path)
+        if mount is None or not mount.is_dedupfs or not is_stale(mount):
+            return False
+        unmount(path, lazy=True)
+        return True
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Keep other processes from the same for the block; an flock on the folder above the mount."""
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # a folder that only lets through; the unlikely race remains
+        return
+    try:
+        # Others may lock that folder for reasons of their own: not for ever.
+        deadline = time.monotonic() + _TURN_MAX_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                select.select([], [], [], 0.02)
+        yield
+    finally:
+        os.close(fd)
 
 
 def unmount(path: Path, *, lazy: bool = False) -> None:

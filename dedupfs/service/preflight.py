@@ -58,7 +58,7 @@ def check_free(mountpoint: Path) -> None:
             f"{mountpoint} is a dead {mount.fs_type} mount: clear it with `umount -l {mountpoint}`"
         )
     if stale:
-        mounts.unmount(mountpoint, lazy=True)
+        mounts.clear_stale(mountpoint)
         check_free(mountpoint)
 
 

@@ -24,8 +24,7 @@ def end_mount(path: Path) -> str:
     could be put on disk.
     """
     mount = _dedupfs_mount(mounts.resolve(path))
-    if mounts.is_stale(mount):
-        mounts.unmount(mount.path, lazy=True)
+    if mounts.is_stale(mount) and mounts.clear_stale(mount.path):
         return f"{mount.path}: the daemon was gone, cleared the stale mount"
     with client.witness(mount.store) as witness:
         process = _open_process(witness.pid) if witness else None
