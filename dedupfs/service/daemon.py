@@ -239,6 +239,7 @@ async def _reclaim(store: Store) -> None:
             await trio.to_thread.run_sync(remove_files, doomed)
         except (DedupfsError, OSError) as error:
             log.warning("freeing space: %s", error)
+        store.trim_memory()
         await trio.sleep(0 if more else _RECLAIM_INTERVAL_S)
 
 

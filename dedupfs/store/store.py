@@ -11,7 +11,17 @@ from dedupfs.core.errors import Corrupt, FsError, NotAStore, StoreError, StoreTo
 from dedupfs.core.format import FORMAT_VERSION, MARKER_PREFIX, STORE_FILES
 from dedupfs.core.intervals import tally
 from dedupfs.core.types import FILE_MAX_BYTES
-from dedupfs.store import backing, digest, extents, freeing, pages, reading, recovery, shares
+from dedupfs.store import (
+    backing,
+    digest,
+    extents,
+    freeing,
+    pages,
+    reading,
+    recovery,
+    resident,
+    shares,
+)
 from dedupfs.store.backup import Backup, Backups
 from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
@@ -226,6 +236,10 @@ class Store:
         except (FsError, StoreError, OSError) as error:
             # The journal goes on, and all is durable: nobody who waits for that need know.
             log.warning("folding the journal, to be tried again: %s", error)
+
+    def trim_memory(self) -> bool:
+        """Let go of memory that is only page cache, if there is much; return whether it did."""
+        return resident.trim(self.path / STORE_FILES["index"])
 
     def begin_backup(self) -> Backup | None:
         """Return a copy of the index whose `write` may run in a worker thread; None: nothing new."""

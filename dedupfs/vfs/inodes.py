@@ -15,6 +15,7 @@ from dedupfs.core.errors import NoSuchName, NotADirectory
 from dedupfs.store import namespace
 from dedupfs.vfs.attributes import Attributes
 from dedupfs.vfs.listings import Listings
+from dedupfs.vfs.lookups import Lookups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -143,7 +144,7 @@ class Inodes:
         self.clock = clock
         self.live: dict[Ino, OpenInode] = {}
         self.orphans: set[Ino] = set()  # without a name, used until now
-        self._lookups: dict[Ino, int] = {}
+        self._lookups = Lookups()
         # Copies that a writer was sent to, and until when (ns) it may be on its way.
         self.awaiting_writer: dict[Ino, int] = {}
         # With the writeback cache the kernel sends mtime and ctime itself (fuse_flush_times): a
@@ -185,7 +186,7 @@ class Inodes:
 
     def count_lookup(self, ino: Ino) -> None:
         """Note that the kernel was told of `ino`, until it forgets as often."""
-        self._lookups[ino] = self._lookups.get(ino, 0) + 1
+        self._lookups.add(ino)
 
     def forget_name(self, parent: Ino, name: bytes) -> None:
         """Tell the kernel that a name it did not change means something else now, or nothing."""
@@ -196,13 +197,8 @@ class Inodes:
         """Take back lookups; inodes that nothing uses and no name leads to are dropped."""
         unused = []
         for ino, count in counts:
-            left = self._lookups.get(ino, 0) - count
-            if left > 0:
-                self._lookups[ino] = left
-            else:
-                self._lookups.pop(ino, None)
-                if ino in self.orphans and ino not in self.live:
-                    unused.append(ino)
+            if self._lookups.take(ino, count) and ino in self.orphans and ino not in self.live:
+                unused.append(ino)
         self.drop_orphans(unused)
 
     def drop_unused(self) -> bool:

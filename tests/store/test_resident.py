@@ -1,0 +1,66 @@
+"""The memory that the daemon shows must not grow with the index it has read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dedupfs.core.format import Inode
+from dedupfs.core.types import Ino
+from dedupfs.store import namespace, resident
+from dedupfs.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COUNT = 60_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store.open(tmp_path / "store")
+    with made.index.write() as txn:
+        for _ in range(COUNT):
+            namespace.add_inode(txn, Inode(0o100644, *[1] * 10, target=os.urandom(300)))
+    made.index.fold()
+    yield made
+    with made.index.write() as txn:
+        for ino in range(2, COUNT + 2):
+            namespace.remove_inode(txn, Ino(ino), namespace.get_inode(txn, Ino(ino)))
+    made.close()
+
+
+def mapped_mib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssFile:")[1].split()[0]) >> 10
+
+
+def read_all(store: Store) -> list[Inode]:
+    with store.index.read() as txn:
+        return [namespace.get_inode(txn, Ino(ino)) for ino in range(2, COUNT + 2)]
+
+
+def test_pages_of_the_index_are_let_go_and_read_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "_RESIDENT_MAX_BYTES", 1)
+    monkeypatch.setattr(resident, "_SHARED_MIN_BYTES", 1)
+    before = read_all(store)
+    grown = mapped_mib()
+    with store.index.write() as txn:  # changed and not folded: in memory of its own
+        changed = namespace.get_inode(txn, Ino(2))
+        changed.size = 77
+        namespace.put_inode(txn, Ino(2), changed)
+        assert store.trim_memory()
+    assert grown - mapped_mib() > COUNT * 380 >> 20
+    assert read_all(store) == [changed, *before[1:]]
+    store.index.fold()
+    assert read_all(store) == [changed, *before[1:]]
+
+
+def test_a_small_process_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_RESIDENT_MAX_BYTES", 1 << 50)
+    assert not store.trim_memory()
