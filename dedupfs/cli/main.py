@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import du, errors, fsck, status
+from dedupfs.cli import bench, du, errors, fsck, status
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -196,6 +196,7 @@ def scrub(
 
 
 app.command(epilog=fsck.EPILOG)(fsck.fsck)
+app.command(epilog=bench.EPILOG)(bench.bench)
 
 
 def main() -> None:
