@@ -85,14 +85,14 @@ def bench(  # noqa: PLR0913 - one parameter an option
     size: Annotated[
         str | None,
         typer.Option(
-            metavar="SIZE", help="Size of large files. [default: 256M]", show_default=False
+            metavar="SIZE", help="Size of large files. \\[default: 256M]", show_default=False
         ),
     ] = None,
     entries: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Files in the largest folder of cache hits. [default: 10000]",
+            help="Files in the largest folder of cache hits. \\[default: 10000]",
             show_default=False,
         ),
     ] = None,
@@ -116,7 +116,7 @@ def bench(  # noqa: PLR0913 - one parameter an option
     ] = None,
     chart: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw a chart, .svg or .png; needs 'dedupfs[report]'."),
+        typer.Option(metavar="FILE", help="Draw a chart, .svg or .png; needs 'dedupfs\\[report]'."),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the folders behind.")] = False,
     quiet: Annotated[
