@@ -26,6 +26,10 @@ demo: install-dev ## Four ranks write the same data at once, the disk holds one 
 test: install-dev system-test ## Run the tests; ARGS="-k name" to choose
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: clients
+clients: install-dev system-test ## Run real libraries over a mount (installs about 2 GB into .clients)
+	$(BIN)/python -m pytest tests/clients -m clients $(ARGS)
+
 .PHONY: crash
 crash: install-dev system-test ## Kill and cut the power hundreds of times (root, about 20 minutes)
 	DEDUPFS_CRASH=long $(BIN)/python -m pytest tests/crash -o faulthandler_timeout=0 $(ARGS)
