@@ -111,7 +111,7 @@ def test_clearml_storage_manager(
 
 # pip's cache and both installations of all ranks are copies; uv makes hard links within a rank.
 @pytest.mark.parametrize(("installer", "least"), [("pip", 11.9), ("uv", 3.95)])
-def test_package_caches(  # noqa: PLR0913 - fixtures
+def test_package_caches(
     mount: Mounted, ranks: Start, saving: Saving, tmp_path: Path, installer: str, least: float
 ) -> None:
     packages = tmp_path / "packages"
