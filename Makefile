@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMPS := .venv/.stamps
-EXTENSION := dedupfs/fuse/_replies.c
+EXTENSIONS := $(wildcard dedupfs/*/_*.c)
 INSTALLED := $(STAMPS)/installed
 DEV_INSTALLED := $(STAMPS)/dev-installed
 
@@ -71,10 +71,10 @@ system-test:
 	@scripts/system-packages test
 
 # The development lock holds everything of the other at the same versions.
-$(INSTALLED): pyproject.toml requirements.lock scripts/make-venv $(EXTENSION)
+$(INSTALLED): pyproject.toml requirements.lock scripts/make-venv $(EXTENSIONS)
 	@scripts/make-venv requirements.lock
 	@mkdir -p $(STAMPS) && touch $@
 
-$(DEV_INSTALLED): pyproject.toml requirements-dev.lock scripts/make-venv $(EXTENSION)
+$(DEV_INSTALLED): pyproject.toml requirements-dev.lock scripts/make-venv $(EXTENSIONS)
 	@scripts/make-venv requirements-dev.lock
 	@mkdir -p $(STAMPS) && touch $@ $(INSTALLED)

@@ -164,6 +164,8 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answers.serve, listener, name="control")
             nursery.start_soon(_reclaim, store, name="reclaim")
+            nursery.start_soon(vfs.settle_writes, name="settle")
+            nursery.start_soon(_write_back, store, name="write-back")
             nursery.start_soon(
                 _checkpoint, vfs, self._options.checkpoint_interval_s, name="checkpoint"
             )
@@ -241,6 +243,15 @@ async def _reclaim(store: Store) -> None:
             log.warning("freeing space: %s", error)
         store.trim_memory()
         await trio.sleep(0 if more else _RECLAIM_INTERVAL_S)
+
+
+async def _write_back(store: Store) -> None:
+    lot = trio.lowlevel.ParkingLot()
+    store.write_back.wake = lot.unpark
+    while True:
+        if not store.write_back.is_wanted:
+            await lot.park()
+        await trio.to_thread.run_sync(store.write_back.run)
 
 
 async def _checkpoint(vfs: Vfs, interval_s: float) -> None:

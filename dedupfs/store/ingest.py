@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dedupfs.core import matching
-from dedupfs.core.chunking import CHUNK_MAX_BYTES, cut, fingerprint
+from dedupfs.core.chunking import CHUNK_MAX_BYTES, begin_cut, cut, fingerprint
 from dedupfs.core.errors import Damaged, NoSpace
 from dedupfs.core.format import Extent
 from dedupfs.core.types import PAGE_BYTES, Ino, SegmentId
@@ -19,8 +19,9 @@ from dedupfs.store.healing import FileTooShort, Healer, note_missing
 from dedupfs.store.segments import get_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from dedupfs.core.chunking import Cut, Cutting
     from dedupfs.store.segments import Segment
     from dedupfs.store.shelf import Shelf
     from dedupfs.store.txn import Txn
@@ -47,10 +48,29 @@ class _Piece(NamedTuple):
     name: bytes
 
 
-class Writer:
-    """The bytes being written to one inode: pending in memory, then shared or stored."""
+class _Window(NamedTuple):
+    """Pending bytes up to file offset `stop`, being cut in a thread."""
 
-    def __init__(self, shelf: Shelf, ino: Ino, on_ingest: Callable[[Txn, int], None]) -> None:
+    cutting: Cutting
+    stop: int
+    parts: int  # of the writer's
+
+
+class Writer:
+    """The bytes being written to one inode: pending in memory, then shared or stored.
+
+    Where `later` is given, a full window is not placed by the write that fills it: `later` is
+    called, and who gave it calls `settle` soon, when the write is answered. A window of a file that
+    has no match yet waits for another one, and is cut meanwhile: at most 2 windows are pending.
+    """
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        ino: Ino,
+        on_ingest: Callable[[Txn, int], None],
+        later: Callable[[], None] | None = None,
+    ) -> None:
         """`on_ingest(txn, mapped_delta)` runs inside every transaction that places data."""
         self.start = 0
         self.stop = 0
@@ -58,6 +78,10 @@ class Writer:
         self._shelf = shelf
         self.ino = ino
         self._on_ingest = on_ingest
+        self._later = later
+        self._is_due = False
+        self._is_stuck = False  # there was no room: the next write is to hear of it
+        self._window: _Window | None = None
         self.home: Segment | None = None
         self.follow: _Follow | None = None
 
@@ -71,8 +95,16 @@ class Writer:
         if not self.start <= offset <= self.stop or self.start == self.stop:
             self.flush()
             self.start = self.stop = offset
-        if max(self.stop, offset + len(data)) - self.start < PENDING_BYTES:
+        stop = offset + len(data)
+        if max(self.stop, stop) - self._unsettled < PENDING_BYTES:
             self._take(offset, data)
+            return
+        if self._is_due:
+            self.settle()
+        if self._later is not None and not self._is_stuck:
+            self._take(offset, data)
+            self._is_due = True
+            self._later()
             return
         before = list(self._parts), self.start, self.stop
         try:
@@ -82,16 +114,52 @@ class Writer:
             self._parts, self.start, self.stop = before
             raise
 
+    @property
+    def _unsettled(self) -> int:
+        return self.start if self._window is None else self._window.stop
+
+    def settle(self) -> None:
+        """Place the full window, or begin to cut it. Raises NoSpace, and the next write does."""
+        self._is_due = False
+        if self.stop - self._unsettled < PENDING_BYTES:
+            return  # flushed or cut off meanwhile
+        try:
+            if not self._is_fresh:
+                self._ingest(final=False)
+            elif self._window is not None:
+                self._ingest_cut()
+            elif (window := self._begin_window(self._parts)) is not None:
+                self._window = window
+            else:
+                self._ingest(final=False)
+        except BaseException:
+            self._is_stuck = True
+            raise
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether nothing is known that the pending bytes could equal."""
+        follow, home = self.follow, self.home
+        if follow is None:
+            return True
+        return home is not None and follow == (home.id, 0) and home.size <= self.start
+
+    def _begin_window(self, parts: list[bytes]) -> _Window | None:
+        cutting = begin_cut(parts)
+        return None if cutting is None else _Window(cutting, self.stop, len(parts))
+
     def flush(self) -> None:
         """Place everything pending; it is committed on return. Raises NoSpace."""
         if self._parts:
+            if self._window is not None and self._is_fresh:
+                self._ingest_cut()
             self._ingest(final=True)
 
     def truncate(self, size: int) -> None:
         """Forget pending bytes at or behind `size`."""
         if size < self.stop and self._parts:
             kept = b"".join(self._parts)[: max(0, size - self.start)]
-            self._keep(kept, self.start)
+            self._keep([kept], self.start)
 
     def overlay(self, offset: int, data: bytes) -> bytes:
         """Return `data`, read at `offset`, with the pending bytes laid over it."""
@@ -99,7 +167,7 @@ class Writer:
         if start >= stop:
             return data
         pending = b"".join(self._parts)
-        self._parts = [pending]
+        self._keep([pending], self.start)
         middle = pending[start - self.start : stop - self.start]
         return data[: start - offset] + middle + data[stop - offset :]
 
@@ -108,8 +176,7 @@ class Writer:
         try:
             self.flush()
         finally:
-            self._parts = []
-            self.start = self.stop
+            self._keep([], self.stop)
             if self.home is not None:
                 with self._shelf.index.write() as txn:
                     self._shelf.let_go(txn, self.home)
@@ -122,29 +189,44 @@ class Writer:
             return
         pending = b"".join(self._parts)
         at = offset - self.start
-        self._keep(pending[:at] + data + pending[at + len(data) :], self.start)
+        self._keep([pending[:at] + data + pending[at + len(data) :]], self.start)
 
-    def _keep(self, data: bytes, start: int) -> None:
-        self._parts = [data] if data else []
+    def _keep(self, parts: list[bytes], start: int) -> None:
+        """Let `parts`, from file offset `start`, be what is pending."""
+        self._window = None
+        self._is_stuck = False
+        self._parts = [part for part in parts if part]
         self.start = start
-        self.stop = start + len(data)
+        self.stop = start + sum(map(len, self._parts))
 
     def _ingest(self, *, final: bool) -> None:
         data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        done = self._place(data, None, final=final)
+        self._keep([data[done:]], self.start + done)
+
+    def _ingest_cut(self) -> None:
+        """Place the window but for its last chunk, which may yet grow; begin to cut the next."""
+        window, self._window = self._window, None
+        assert window is not None, "asked before"
+        cut = window.cutting.result()
+        done = len(cut.data) - cut.lengths[-1]
+        rest = [cut.data[done:], *self._parts[window.parts :]]
+        behind = self.stop - window.stop
+        next_window = self._begin_window(rest) if behind >= PENDING_BYTES else None
+        self._place(cut.data, cut, final=True)
+        self._keep(rest, self.start + done)
+        self._window = next_window
+
+    def _place(self, data: bytes, cut: Cut | None, *, final: bool) -> int:
         try:
-            done = self._place(data, final=final)
+            with self._shelf.index.write() as txn:
+                ingest = _Ingest(self, self._shelf, txn, data, cut)
+                done = ingest.run(final=final)
+                self._on_ingest(txn, ingest.mapped_delta)
         except FileTooShort as short:
             with self._shelf.index.write() as txn:
                 note_missing(txn, self._shelf.segments, short.segment)
-            self._ingest(final=final)
-            return
-        self._keep(data[done:], self.start + done)
-
-    def _place(self, data: bytes, *, final: bool) -> int:
-        with self._shelf.index.write() as txn:
-            ingest = _Ingest(self, self._shelf, txn, data)
-            done = ingest.run(final=final)
-            self._on_ingest(txn, ingest.mapped_delta)
+            return self._place(data, cut, final=final)
         return done
 
     def adopt(self, txn: Txn, segment: Segment) -> None:
@@ -157,9 +239,14 @@ class Writer:
 
 
 class _Ingest:
-    """One transaction that places pending bytes; offsets are into `data`."""
+    """One transaction that places pending bytes; offsets are into `data`.
 
-    def __init__(self, writer: Writer, shelf: Shelf, txn: Txn, data: bytes) -> None:
+    With `cut`, `data` is cut already, and all but the last chunk is to be placed.
+    """
+
+    def __init__(
+        self, writer: Writer, shelf: Shelf, txn: Txn, data: bytes, cut: Cut | None = None
+    ) -> None:
         self.mapped_delta = 0
         self._writer = writer
         self._shelf = shelf
@@ -169,12 +256,21 @@ class _Ingest:
         self._data = data
         self._view = memoryview(data)
         self._base = writer.start  # file offset of data[0]
+        self._length = len(data)
+        self._known: dict[int, tuple[int, bytes]] = {}  # chunks by their start: length, name
+        if cut is not None:
+            at = 0
+            for length, name in zip(cut.lengths[:-1], cut.names, strict=False):
+                self._known[at] = length, name
+                at += length
+            self._length = at
 
     def run(self, *, final: bool) -> int:
         """Place all of `data`, or, unless `final`, all but the last, unfinished chunk."""
-        at, length = 0, len(self._data)
+        at, length = 0, self._length
         while at < length:
             zeros_start, zeros_stop = matching.zero_run(self._data, at)
+            zeros_start, zeros_stop = min(zeros_start, length), min(zeros_stop, length)
             at = self._place_data(at, zeros_start, final=final or zeros_start < length)
             if at < zeros_start:
                 break
@@ -229,15 +325,15 @@ class _Ingest:
         return max(0, noted[0][0] - offset) if noted else length
 
     def _compare(self, segment: Segment, offset: int, start: int, stop: int) -> int:
+        if segment.holds(offset, self._data, start, stop):
+            self._map_followed(segment.id, start, stop, offset)
+            return stop
         ours = self._data[start:stop]
         try:
             theirs = segment.read(offset, stop - start)
         except Damaged:
             self._writer.follow = None
             return start
-        if ours == theirs:
-            self._map_followed(segment.id, start, stop, offset)
-            return stop
         runs = matching.equal_runs(ours, theirs, -(self._base + start) % PAGE_BYTES)
         equal = sum(run_stop - run_start for run_start, run_stop, same in runs if same)
         if equal * 2 < len(ours):
@@ -280,16 +376,14 @@ class _Ingest:
         fresh: list[_Piece] = []
         names: set[bytes] = set()
         at = start
-        for length in cut(self._view[start:stop]):
+        for length, name in self._chunks(start, stop):
             end = at + length
             if end == stop and not final:
                 break
-            piece = self._data[at:end]
-            name = fingerprint(piece)
             if name in names:  # the content repeats within this window
                 self._place(fresh)
                 fresh, names = [], set()
-            stored = self._find(name, piece)
+            stored = self._find(name, at, end)
             if stored is not None:
                 self._settle(fresh, at, end, stored)
                 return end
@@ -307,9 +401,8 @@ class _Ingest:
         cut_piece = next((piece for piece in fresh if piece.start < edge < piece.stop), None)
         self._place(whole)
         if cut_piece is not None:
-            rest = self._data[cut_piece.start : edge]
-            name = fingerprint(rest)
-            found = self._find(name, rest)
+            name = fingerprint(self._view[cut_piece.start : edge])
+            found = self._find(name, cut_piece.start, edge)
             if found is None:
                 self._place([_Piece(cut_piece.start, edge, name)])
             else:
@@ -340,14 +433,25 @@ class _Ingest:
             back -= min(back, -(self._base + start - back) % PAGE_BYTES)
         return back
 
-    def _find(self, name: bytes, piece: bytes) -> chunks.Chunk | None:
-        """Return where exactly the bytes of `piece` are stored; heal them when they rotted."""
-        if len(piece) < _NAMED_MIN_BYTES:
+    def _chunks(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Yield length and fingerprint of the chunks of `start..stop`."""
+        at = start
+        while (known := self._known.get(at)) is not None and at + known[0] <= stop:
+            yield known
+            at += known[0]
+        if at < stop:
+            for length in cut(self._view[at:stop]):
+                yield length, fingerprint(self._view[at : at + length])
+                at += length
+
+    def _find(self, name: bytes, start: int, stop: int) -> chunks.Chunk | None:
+        """Return where exactly `start..stop`, called `name`, is stored; heal it when it rotted."""
+        if stop - start < _NAMED_MIN_BYTES:
             return None
         stored = chunks.find(self._txn, name)
         if stored is None:
             return None
-        is_held = self._healer.holds(stored, name, piece)
+        is_held = self._healer.holds(stored, name, self._data[start:stop])
         if is_held:
             return stored
         if is_held is None:

@@ -14,13 +14,14 @@ import os
 import resource
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
 from dedupfs.core.types import SegmentId
 from dedupfs.store.journal import NotKept, sync_file, sync_folder
+from dedupfs.store.writeback import WriteBack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,6 +40,25 @@ _FALLOC_FL_PUNCH_HOLE: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class _Extension(Protocol):
+    """What `_compare.c` offers."""
+
+    def equals(self, fd: int, offset: int, data: bytes, start: int, stop: int, /) -> bool:
+        """Tell whether the file has `data[start:stop]` at `offset`."""
+
+
+def _load() -> _Extension | None:
+    try:
+        from dedupfs.store import _compare  # type: ignore[attr-defined]  # noqa: PLC0415
+    except ImportError:
+        return None
+    extension: _Extension = _compare
+    return extension
+
+
+_compare = _load()
+
+
 class SegmentRow(NamedTuple):
     """What the index knows of a segment."""
 
@@ -50,7 +70,7 @@ class SegmentRow(NamedTuple):
 class Segment:
     """An open segment file; its descriptor lives as long as the object."""
 
-    __slots__ = ("_size", "fd", "id", "is_home", "users", "written")
+    __slots__ = ("_size", "fd", "id", "is_home", "sent", "users", "written")
 
     def __init__(
         self, segment: SegmentId, fd: int, *, size: int, written: IntervalSet | None, is_home: bool
@@ -58,6 +78,7 @@ class Segment:
         self.id = segment
         self.fd = fd
         self.users = 0
+        self.sent = 0  # how far it was handed to the disk
         self.is_home = is_home
         self.written = written  # None: sealed
         self._size = size
@@ -118,6 +139,15 @@ class Segment:
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    def holds(self, offset: int, data: bytes, start: int, stop: int) -> bool:
+        """Tell whether `data[start:stop]` stands at `offset`; False, too, when it cannot be read."""
+        if _compare is not None:
+            return _compare.equals(self.fd, offset, data, start, stop)
+        try:
+            return os.pread(self.fd, stop - start, offset) == data[start:stop]
+        except OSError:
+            return False
+
     def reads_as_zeros(self, start: int, stop: int) -> bool:
         """Tell whether `start..stop` is a hole but for zeros in its first and last block."""
         at = start
@@ -166,6 +196,7 @@ class Segments:
         self._pins: dict[SegmentId, int] = {}
         self.is_lost = False  # a sync outside of a checkpoint has failed
         self._unsynced = Unsynced(folder, {})
+        self.write_back = WriteBack()
         self.repairs = 0  # how often stored bytes were changed, for those who read them meanwhile
         folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -231,6 +262,7 @@ class Segments:
         txn.counters.next_segment = max(txn.counters.next_segment, segment.id + 1)
         stop = segment.written.stop
         self.put_row(txn, segment.id, SegmentRow(OPEN, stop, _allocated(segment.fd)))
+        self.write_back.note(segment, stop)
 
     @property
     def is_unsynced(self) -> bool:

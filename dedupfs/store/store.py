@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dedupfs.store.reading import ReadPlan
     from dedupfs.store.reflinks import Plan
     from dedupfs.store.txn import Txn
+    from dedupfs.store.writeback import WriteBack
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +121,15 @@ class Store:
             raise
         return cls(path, index, segments, lock, verify_reads=verify_reads)
 
-    def writer(self, ino: Ino, on_ingest: Callable[[Txn, int], None]) -> Writer:
+    def writer(
+        self,
+        ino: Ino,
+        on_ingest: Callable[[Txn, int], None],
+        later: Callable[[], None] | None = None,
+    ) -> Writer:
         """Return a writer for `ino`; there must be one at most for each inode."""
         self.reflinks.forget(ino)
-        return Writer(self._shelf, ino, on_ingest)
+        return Writer(self._shelf, ino, on_ingest, later)
 
     def truncate(self, txn: Txn, ino: Ino, size: int) -> int:
         """Cut the extents of `ino` behind `size`; return the change of mapped bytes."""
@@ -202,6 +208,11 @@ class Store:
                         share += max(0, length) * own.users / row.users
                         exclusive += max(0, length) if own.users == row.users else 0
         return Usage(logical, round(share), exclusive, count)
+
+    @property
+    def write_back(self) -> WriteBack:
+        """What is to be sent to the disk already."""
+        return self._segments.write_back
 
     def statvfs(self) -> os.statvfs_result:
         """Return the state of the file system the store lies on."""

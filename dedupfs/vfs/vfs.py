@@ -67,7 +67,7 @@ class Vfs:
         self.backing_id, self.is_direct = files.backing_id, files.is_direct
         self.create = files.create
         self.read = files.read
-        self.write = files.write
+        self.write, self.settle_writes = files.write, files.settle_writes
         self.flush = files.flush
         self.fsync, self.release = files.fsync, files.release
 
