@@ -128,9 +128,9 @@ class Writer:
                 self._ingest(final=False)
             elif self._window is not None:
                 self._ingest_cut()
-            elif (window := self._begin_window(self._parts)) is not None:
-                self._window = window
-            else:
+            elif self.stop - self.start < 2 * PENDING_BYTES:
+                self._begin_first_window()
+            else:  # there were windows that were written over
                 self._ingest(final=False)
         except BaseException:
             self._is_stuck = True
@@ -143,6 +143,11 @@ class Writer:
         if follow is None:
             return True
         return home is not None and follow == (home.id, 0) and home.size <= self.start
+
+    def _begin_first_window(self) -> None:
+        self._window = self._begin_window(self._parts)
+        if self._window is None:
+            self._ingest(final=False)
 
     def _begin_window(self, parts: list[bytes]) -> _Window | None:
         cutting = begin_cut(parts)
@@ -167,7 +172,8 @@ class Writer:
         if start >= stop:
             return data
         pending = b"".join(self._parts)
-        self._keep([pending], self.start)
+        if self._window is None:
+            self._parts = [pending]
         middle = pending[start - self.start : stop - self.start]
         return data[: start - offset] + middle + data[stop - offset :]
 

@@ -15,6 +15,7 @@ from dedupfs.core.errors import NoSpace
 from dedupfs.core.types import Ino
 from dedupfs.store.ingest import PENDING_BYTES
 from dedupfs.store.store import Store
+from store.fixtures import Later
 from store.invariants import check, reclaim_all
 
 if TYPE_CHECKING:
@@ -97,13 +98,15 @@ def test_small_files_share_segments_without_padding(store: Store, write: Write, 
     check(store)
 
 
+@pytest.mark.parametrize("is_later", [False, True])
 @pytest.mark.parametrize("seed", range(8))
 def test_writers_that_overtake_one_another_end_on_one_extent(
-    store: Store, read: Read, seed: int
+    store: Store, read: Read, seed: int, *, is_later: bool
 ) -> None:
     chance = random.Random(seed)
+    later = Later(random.Random(seed) if is_later else None)
     data = noise(chance.randrange(5 * MIB, 12 * MIB), seed + 100)
-    writers = [store.writer(Ino(2 + rank), lambda _txn, _delta: None) for rank in range(4)]
+    writers = [later.writer(store, Ino(2 + rank)) for rank in range(4)]
     at = [0] * 4
     while any(position < len(data) for position in at):
         rank = chance.randrange(4)
@@ -112,6 +115,7 @@ def test_writers_that_overtake_one_another_end_on_one_extent(
             piece = data[at[rank] : at[rank] + step]
             writers[rank].write(at[rank], piece)
             at[rank] += len(piece)
+            later.between_requests()
         # Beyond what waits in memory there is one copy at every moment.
         assert store.index.counters.live_bytes <= max(at)
     for writer in writers:
@@ -206,6 +210,88 @@ def test_a_failed_write_leaves_what_was_accepted(
     check(store)
 
 
+def test_a_window_without_room_is_told_to_the_next_write_and_kept(
+    store: Store, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise(4 * MIB)
+    due: list[int] = []
+    writer = store.writer(Ino(2), lambda _txn, _delta: None, lambda: due.append(1))
+    for at in range(0, 2 * MIB, MIB):
+        writer.write(at, data[at : at + MIB])
+        if at == 0:
+            writer.settle()  # begins to cut
+    assert len(due) == 2
+
+    def full(_fd: int, _data: object, _offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(NoSpace):
+            writer.settle()
+        with pytest.raises(NoSpace):
+            writer.write(2 * MIB, data[2 * MIB : 3 * MIB])
+        with pytest.raises(NoSpace):
+            writer.flush()
+        assert (writer.start, writer.stop) == (0, 2 * MIB)
+    writer.write(2 * MIB, data[2 * MIB :])
+    writer.close()
+    assert read(2, len(data)) == data
+    check(store)
+
+
+@pytest.mark.parametrize("what", ["overwrite", "truncate", "overlay", "flush", "elsewhere"])
+def test_what_befalls_a_window_that_is_being_cut(store: Store, read: Read, what: str) -> None:
+    data = bytearray(noise(6 * MIB))
+    writer = store.writer(Ino(2), lambda _txn, _delta: None, lambda: None)
+
+    def more(start: int, stop: int) -> None:
+        for at in range(start, stop, MIB):
+            writer.write(at, bytes(data[at : min(at + MIB, stop)]))
+            writer.settle()
+
+    more(0, 3 * MIB)
+    assert writer.stop - writer.start > MIB, "the next window is being cut"
+    if what == "overwrite":
+        data[writer.start + 1000 : writer.start + 1300] = noise(300, 5)
+        writer.write(writer.start + 1000, noise(300, 5))
+    elif what == "truncate":
+        writer.truncate(3 * MIB - 500_000)
+        data[3 * MIB - 500_000 :] = b""
+    elif what == "overlay":
+        seen = writer.overlay(writer.start, bytes(3 * MIB - writer.start))
+        assert seen == data[writer.start : 3 * MIB]
+    elif what == "flush":
+        writer.flush()
+        assert read(2, 3 * MIB) == data[: 3 * MIB]
+    else:
+        writer.write(5 * MIB, bytes(data[5 * MIB :]))
+        data[3 * MIB : 5 * MIB] = bytes(2 * MIB)
+    if what not in {"truncate", "elsewhere"}:
+        more(3 * MIB, 6 * MIB)
+    writer.close()
+    assert read(2, len(data)) == data
+    assert store.index.counters.live_bytes == len(data) - (2 * MIB if what == "elsewhere" else 0)
+    check(store)
+
+
+def test_a_rank_behind_finds_what_the_one_in_front_is_cutting(store: Store, read: Read) -> None:
+    # Both have their first windows in memory when the first of them is placed.
+    data = noise(5 * MIB)
+    writers = [store.writer(Ino(2 + n), lambda _txn, _delta: None, lambda: None) for n in range(2)]
+    for at in range(0, len(data), MIB):
+        for writer in writers:
+            writer.write(at, data[at : at + MIB])
+        for writer in reversed(writers):
+            writer.settle()
+    for writer in writers:
+        writer.close()
+    assert store.index.counters.live_bytes == len(data)
+    assert [store.usage(Ino(2 + n)).extents for n in range(2)] == [1, 1]
+    assert read(2, len(data)) == read(3, len(data)) == data
+    check(store)
+
+
 class _Op:
     """Drawn operations on four files that often write the same bytes."""
 
@@ -224,18 +310,21 @@ class _Op:
     )
 
 
-@settings(max_examples=150, deadline=None)
-@given(ops=_Op.ops)
+@settings(max_examples=200, deadline=None)
+@given(ops=_Op.ops, chance=st.one_of(st.none(), st.randoms(use_true_random=False)))
 def test_any_mix_of_writes_reads_back_like_plain_bytes(  # noqa: C901 - one step an operation
-    tmp_path_factory: pytest.TempPathFactory, ops: list[tuple[int, str, int, int, int]]
+    tmp_path_factory: pytest.TempPathFactory,
+    ops: list[tuple[int, str, int, int, int]],
+    chance: random.Random | None,
 ) -> None:
+    later = Later(chance)
     path = tmp_path_factory.mktemp("ingest")
     store = Store.open(path / "store")
     plain = [bytearray() for _ in range(4)]
     writers = {}
     for number, what, source, at, length in ops:
         ino, model = Ino(2 + number), plain[number]
-        writer = writers.setdefault(number, store.writer(ino, lambda _txn, _delta: None))
+        writer = writers.setdefault(number, later.writer(store, ino))
         if what in {"write", "append"}:
             offset = len(model) if what == "append" else at
             data = _Op.SOURCES[source][at : at + length]
@@ -243,6 +332,7 @@ def test_any_mix_of_writes_reads_back_like_plain_bytes(  # noqa: C901 - one step
             model[offset : offset + len(data)] = data
             for start in range(0, len(data), 200_000):
                 writer.write(offset + start, data[start : start + 200_000])
+                later.between_requests()
         elif what == "truncate":
             del model[at:]
             writer.truncate(at)
@@ -252,6 +342,7 @@ def test_any_mix_of_writes_reads_back_like_plain_bytes(  # noqa: C901 - one step
             writer.flush()
         else:
             writers.pop(number).close()
+        later.between_requests()
         seen = bytes(store.read(ino, 0, len(model)).run())
         if number in writers:
             seen = writer.overlay(0, seen)
