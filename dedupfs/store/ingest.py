@@ -1,4 +1,4 @@
-"""How written bytes find their copy: buffered per file, then followed, looked up, or placed.
+"""How written bytes find their copy: followed, looked up, or placed.
 
 The rules are DESIGN.md's "Ingest". One ingest is one index transaction. Where the design
 says pack segments are page-aligned, they are not: 4-16 KiB files waste a sixth of their size on
@@ -10,30 +10,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dedupfs.core import matching
-from dedupfs.core.chunking import CHUNK_MAX_BYTES, begin_cut, cut, fingerprint
+from dedupfs.core.chunking import CHUNK_MAX_BYTES, cut, fingerprint
 from dedupfs.core.errors import Damaged, NoSpace
 from dedupfs.core.format import Extent
-from dedupfs.core.types import PAGE_BYTES, Ino, SegmentId
-from dedupfs.store import chunks, damage, extents
-from dedupfs.store.healing import FileTooShort, Healer, note_missing
+from dedupfs.core.types import PAGE_BYTES, SegmentId
+from dedupfs.store import chunks, comparing, damage, extents
+from dedupfs.store.healing import Healer
 from dedupfs.store.segments import get_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from dedupfs.core.chunking import Cut, Cutting
+    from dedupfs.core.chunking import Cut
     from dedupfs.store.segments import Segment
     from dedupfs.store.shelf import Shelf
     from dedupfs.store.txn import Txn
+    from dedupfs.store.writer import Writer
 
-PENDING_BYTES: Final = 1 << 20
 # Smaller unique runs of a file without a home go to the pack segment.
 HOME_MIN_BYTES: Final = CHUNK_MAX_BYTES
 # An index entry costs about 120 bytes: smaller pieces are stored without one.
 _NAMED_MIN_BYTES: Final = 512
 
 
-class _Follow(NamedTuple):
+class Follow(NamedTuple):
     """The writer's bytes equalled `segment` up to here, at segment offset = file offset + shift."""
 
     segment: SegmentId
@@ -48,203 +48,7 @@ class _Piece(NamedTuple):
     name: bytes
 
 
-class _Window(NamedTuple):
-    """Pending bytes up to file offset `stop`, being cut in a thread."""
-
-    cutting: Cutting
-    stop: int
-    parts: int  # of the writer's
-
-
-class Writer:
-    """The bytes being written to one inode: pending in memory, then shared or stored.
-
-    Where `later` is given, a full window is not placed by the write that fills it: `later` is
-    called, and who gave it calls `settle` soon, when the write is answered. A window of a file that
-    has no match yet waits for another one, and is cut meanwhile: at most 2 windows are pending.
-    """
-
-    def __init__(
-        self,
-        shelf: Shelf,
-        ino: Ino,
-        on_ingest: Callable[[Txn, int], None],
-        later: Callable[[], None] | None = None,
-    ) -> None:
-        """`on_ingest(txn, mapped_delta)` runs inside every transaction that places data."""
-        self.start = 0
-        self.stop = 0
-        self._parts: list[bytes] = []
-        self._shelf = shelf
-        self.ino = ino
-        self._on_ingest = on_ingest
-        self._later = later
-        self._is_due = False
-        self._is_stuck = False  # there was no room: the next write is to hear of it
-        self._window: _Window | None = None
-        self.home: Segment | None = None
-        self.follow: _Follow | None = None
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Take `data`; ingest when enough is pending or it does not continue what is.
-
-        Raises NoSpace; the pending bytes are then as they were before.
-        """
-        if not data:
-            return
-        if not self.start <= offset <= self.stop or self.start == self.stop:
-            self.flush()
-            self.start = self.stop = offset
-        stop = offset + len(data)
-        if max(self.stop, stop) - self._unsettled < PENDING_BYTES:
-            self._take(offset, data)
-            return
-        if self._is_due:
-            self.settle()
-        if self._later is not None and not self._is_stuck:
-            self._take(offset, data)
-            self._is_due = True
-            self._later()
-            return
-        before = list(self._parts), self.start, self.stop
-        try:
-            self._take(offset, data)
-            self._ingest(final=False)
-        except BaseException:
-            self._parts, self.start, self.stop = before
-            raise
-
-    @property
-    def _unsettled(self) -> int:
-        return self.start if self._window is None else self._window.stop
-
-    def settle(self) -> None:
-        """Place the full window, or begin to cut it. Raises NoSpace, and the next write does."""
-        self._is_due = False
-        if self.stop - self._unsettled < PENDING_BYTES:
-            return  # flushed or cut off meanwhile
-        try:
-            if not self._is_fresh:
-                self._ingest(final=False)
-            elif self._window is not None:
-                self._ingest_cut()
-            elif self.stop - self.start < 2 * PENDING_BYTES:
-                self._begin_first_window()
-            else:  # there were windows that were written over
-                self._ingest(final=False)
-        except BaseException:
-            self._is_stuck = True
-            raise
-
-    @property
-    def _is_fresh(self) -> bool:
-        """Whether nothing is known that the pending bytes could equal."""
-        follow, home = self.follow, self.home
-        if follow is None:
-            return True
-        return home is not None and follow == (home.id, 0) and home.size <= self.start
-
-    def _begin_first_window(self) -> None:
-        self._window = self._begin_window(self._parts)
-        if self._window is None:
-            self._ingest(final=False)
-
-    def _begin_window(self, parts: list[bytes]) -> _Window | None:
-        cutting = begin_cut(parts)
-        return None if cutting is None else _Window(cutting, self.stop, len(parts))
-
-    def flush(self) -> None:
-        """Place everything pending; it is committed on return. Raises NoSpace."""
-        if self._parts:
-            if self._window is not None and self._is_fresh:
-                self._ingest_cut()
-            self._ingest(final=True)
-
-    def truncate(self, size: int) -> None:
-        """Forget pending bytes at or behind `size`."""
-        if size < self.stop and self._parts:
-            kept = b"".join(self._parts)[: max(0, size - self.start)]
-            self._keep([kept], self.start)
-
-    def overlay(self, offset: int, data: bytes) -> bytes:
-        """Return `data`, read at `offset`, with the pending bytes laid over it."""
-        start, stop = max(offset, self.start), min(offset + len(data), self.stop)
-        if start >= stop:
-            return data
-        pending = b"".join(self._parts)
-        if self._window is None:
-            self._parts = [pending]
-        middle = pending[start - self.start : stop - self.start]
-        return data[: start - offset] + middle + data[stop - offset :]
-
-    def close(self) -> None:
-        """Flush, and let go of the home segment. Raises NoSpace, then nothing is pending."""
-        try:
-            self.flush()
-        finally:
-            self._keep([], self.stop)
-            if self.home is not None:
-                with self._shelf.index.write() as txn:
-                    self._shelf.let_go(txn, self.home)
-                self.home = None
-
-    def _take(self, offset: int, data: bytes) -> None:
-        if offset == self.stop:
-            self._parts.append(data)
-            self.stop += len(data)
-            return
-        pending = b"".join(self._parts)
-        at = offset - self.start
-        self._keep([pending[:at] + data + pending[at + len(data) :]], self.start)
-
-    def _keep(self, parts: list[bytes], start: int) -> None:
-        """Let `parts`, from file offset `start`, be what is pending."""
-        self._window = None
-        self._is_stuck = False
-        self._parts = [part for part in parts if part]
-        self.start = start
-        self.stop = start + sum(map(len, self._parts))
-
-    def _ingest(self, *, final: bool) -> None:
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        done = self._place(data, None, final=final)
-        self._keep([data[done:]], self.start + done)
-
-    def _ingest_cut(self) -> None:
-        """Place the window but for its last chunk, which may yet grow; begin to cut the next."""
-        window, self._window = self._window, None
-        assert window is not None, "asked before"
-        cut = window.cutting.result()
-        done = len(cut.data) - cut.lengths[-1]
-        rest = [cut.data[done:], *self._parts[window.parts :]]
-        behind = self.stop - window.stop
-        next_window = self._begin_window(rest) if behind >= PENDING_BYTES else None
-        self._place(cut.data, cut, final=True)
-        self._keep(rest, self.start + done)
-        self._window = next_window
-
-    def _place(self, data: bytes, cut: Cut | None, *, final: bool) -> int:
-        try:
-            with self._shelf.index.write() as txn:
-                ingest = _Ingest(self, self._shelf, txn, data, cut)
-                done = ingest.run(final=final)
-                self._on_ingest(txn, ingest.mapped_delta)
-        except FileTooShort as short:
-            with self._shelf.index.write() as txn:
-                note_missing(txn, self._shelf.segments, short.segment)
-            return self._place(data, cut, final=final)
-        return done
-
-    def adopt(self, txn: Txn, segment: Segment) -> None:
-        """Make `segment` the home."""
-        if self.home is not segment:
-            segment.users += 1
-            if self.home is not None:
-                self._shelf.let_go(txn, self.home)
-            self.home = segment
-
-
-class _Ingest:
+class Ingest:
     """One transaction that places pending bytes; offsets are into `data`.
 
     With `cut`, `data` is cut already, and all but the last chunk is to be placed.
@@ -331,7 +135,7 @@ class _Ingest:
         return max(0, noted[0][0] - offset) if noted else length
 
     def _compare(self, segment: Segment, offset: int, start: int, stop: int) -> int:
-        if segment.holds(offset, self._data, start, stop):
+        if comparing.holds(segment.fd, offset, self._data, (start, stop)):
             self._map_followed(segment.id, start, stop, offset)
             return stop
         ours = self._data[start:stop]
@@ -416,7 +220,7 @@ class _Ingest:
                 self._txn.counters.matched_bytes += edge - cut_piece.start
         self._map(stored.segment, edge, stop, stored.offset - back)
         self._txn.counters.matched_bytes += stop - edge
-        self._writer.follow = _Follow(stored.segment, stored.offset - (self._base + start))
+        self._writer.follow = Follow(stored.segment, stored.offset - (self._base + start))
 
     def _equal_before(self, floor: int, start: int, stored: chunks.Chunk) -> int:
         """Return how many bytes before `start`, not before `floor`, also stand before `stored`."""
@@ -483,7 +287,7 @@ class _Ingest:
         self._map(segment.id, start, stop, offset)
         self._txn.counters.unique_bytes += stop - start
         if segment is self._writer.home:
-            self._writer.follow = _Follow(segment.id, 0)
+            self._writer.follow = Follow(segment.id, 0)
 
     def _room(self, position: int, length: int) -> tuple[Segment, int]:
         """Return where `length` unique bytes of file offset `position` go."""

@@ -14,7 +14,7 @@ import os
 import resource
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
 from dedupfs.core.format import SEGMENT, U64
@@ -38,25 +38,6 @@ _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Extension(Protocol):
-    """What `_compare.c` offers."""
-
-    def equals(self, fd: int, offset: int, data: bytes, start: int, stop: int, /) -> bool:
-        """Tell whether the file has `data[start:stop]` at `offset`."""
-
-
-def _load() -> _Extension | None:
-    try:
-        from dedupfs.store import _compare  # type: ignore[attr-defined]  # noqa: PLC0415
-    except ImportError:
-        return None
-    extension: _Extension = _compare
-    return extension
-
-
-_compare = _load()
 
 
 class SegmentRow(NamedTuple):
@@ -138,15 +119,6 @@ class Segment:
         buffer = bytearray(length)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
-
-    def holds(self, offset: int, data: bytes, start: int, stop: int) -> bool:
-        """Tell whether `data[start:stop]` stands at `offset`; False, too, when it cannot be read."""
-        if _compare is not None:
-            return _compare.equals(self.fd, offset, data, start, stop)
-        try:
-            return os.pread(self.fd, stop - start, offset) == data[start:stop]
-        except OSError:
-            return False
 
     def reads_as_zeros(self, start: int, stop: int) -> bool:
         """Tell whether `start..stop` is a hole but for zeros in its first and last block."""

@@ -25,7 +25,6 @@ from dedupfs.store import (
 from dedupfs.store.backup import Backup, Backups
 from dedupfs.store.checkpoint import Checkpoint, Checkpoints
 from dedupfs.store.index import Index
-from dedupfs.store.ingest import Writer
 from dedupfs.store.journal import sync_folder
 from dedupfs.store.lock import StoreLock
 from dedupfs.store.reflinks import Reflinks
@@ -33,6 +32,7 @@ from dedupfs.store.scrub import Scrub
 from dedupfs.store.segments import Segments
 from dedupfs.store.shelf import Shelf
 from dedupfs.store.verifying import Verifier
+from dedupfs.store.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

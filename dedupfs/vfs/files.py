@@ -27,7 +27,7 @@ from dedupfs.vfs.passthrough import Passthrough, is_reading, refuse_change
 
 if TYPE_CHECKING:
     from dedupfs.core.types import Ino
-    from dedupfs.store.ingest import Writer
+    from dedupfs.store.writer import Writer
     from dedupfs.vfs.attributes import Attributes, Owner
     from dedupfs.vfs.inodes import Inodes
     from dedupfs.vfs.metadata import Metadata

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from dedupfs.core.format import Inode
     from dedupfs.core.types import Ino
-    from dedupfs.store.ingest import Writer
     from dedupfs.store.store import Store
     from dedupfs.store.txn import Txn
+    from dedupfs.store.writer import Writer
     from dedupfs.vfs.passthrough import Passed
 
 

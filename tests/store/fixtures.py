@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import random
 
     from dedupfs.core.types import Ino
-    from dedupfs.store.ingest import Writer
     from dedupfs.store.store import Store
+    from dedupfs.store.writer import Writer
 
 
 class Write(Protocol):

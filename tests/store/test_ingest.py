@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from dedupfs.core import chunking
 from dedupfs.core.errors import NoSpace
 from dedupfs.core.types import Ino
-from dedupfs.store.ingest import PENDING_BYTES
 from dedupfs.store.store import Store
+from dedupfs.store.writer import PENDING_BYTES
 from store.fixtures import Later
 from store.invariants import check, reclaim_all
 

@@ -10,7 +10,7 @@ import pytest
 
 from dedupfs.core.errors import Damaged
 from dedupfs.core.types import Ino, SegmentId
-from dedupfs.store import segments, writeback
+from dedupfs.store import comparing, writeback
 
 if TYPE_CHECKING:
     from dedupfs.store.store import Store
@@ -28,25 +28,28 @@ def test_a_segment_holds_exactly_what_it_holds(
     store: Store, write: Write, monkeypatch: pytest.MonkeyPatch, *, is_python: bool
 ) -> None:
     if is_python:
-        monkeypatch.setattr(segments, "_compare", None)
+        monkeypatch.setattr(comparing, "_extension", None)
     data = noise(1_000_000)
     write(2, data)
     with store.index.read() as txn:
-        segment = store._segments.get(txn, SegmentId(1))
-    assert segment.holds(0, data, 0, len(data))
-    assert segment.holds(1000, b"x" * 7 + data[1000:], 7, len(data) - 993)
+        fd = store._segments.get(txn, SegmentId(1)).fd
+
+    def holds(offset: int, ours: bytes, start: int, stop: int) -> bool:
+        return comparing.holds(fd, offset, ours, (start, stop))
+
+    assert holds(0, data, 0, len(data))
+    assert holds(1000, b"x" * 7 + data[1000:], 7, len(data) - 993)
     for at in (0, 1, 131_071, 131_072, 131_073, 500_000, 999_999):
         changed = bytearray(data)
         changed[at] ^= 1
-        assert not segment.holds(0, bytes(changed), 0, len(changed))
-    assert not segment.holds(500_000, data, 500_000 - 1, len(data) - 1)
-    assert not segment.holds(10, data + data, 10, len(data) + 10), "the file ends before"
-    reading, writing = os.pipe()
+        assert not holds(0, bytes(changed), 0, len(changed))
+    assert not holds(500_000, data, 500_000 - 1, len(data) - 1)
+    assert not holds(10, data + data, 10, len(data) + 10), "the file ends before"
+    fd = os.open(store.path, os.O_RDONLY)
     try:
-        unreadable = segments.Segment(segment.id, writing, size=MIB, written=None, is_home=True)
-        assert not unreadable.holds(0, data, 0, 1000)
+        assert not holds(0, data, 0, 1000), "a folder cannot be read"
     finally:
-        os.close(reading)
+        os.close(fd)
 
 
 def test_growing_segments_are_sent_to_the_disk_in_whole_pages_once(

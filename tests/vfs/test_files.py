@@ -11,8 +11,8 @@ import trio
 
 from dedupfs.core.errors import BadHandle, FileTooBig, InvalidArgument, NameExists, NoSpace
 from dedupfs.core.types import FILE_MAX_BYTES, ROOT_INO, Ino
-from dedupfs.store.ingest import Writer
 from dedupfs.store.reading import ReadPlan
+from dedupfs.store.writer import Writer
 from dedupfs.vfs.attributes import SetAttr
 from vfs.world import USER
 
