@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import bench, du, errors, fsck, status
+from dedupfs.cli import bench, du, errors, fsck, stat, status
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -151,6 +151,7 @@ def umount(
 
 app.command("status")(status.show_status)
 app.command(epilog=du.EPILOG)(du.du)
+app.command("stat")(stat.show_file)
 
 
 @app.command()

@@ -87,6 +87,7 @@ STORE_FILES: Final[Mapping[str, str]] = {
     "index": "index",  # LMDB environment
     "segments": "segments",  # a file each, named by its id in 16 hex digits
     "control": "control.sock",
+    "history": "history.json",  # service.history: space over time
     "backup": "index.backup",  # store.backup, and the one before
     "old_backup": "index.backup.old",
     "new_backup": "index.backup.new",

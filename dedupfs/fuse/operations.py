@@ -48,10 +48,11 @@ def _request(
 
 
 class Handlers:
-    """The handlers; `requests` counts them by kind."""
+    """The handlers; `requests` counts them by kind, `read_bytes` what was answered to reads."""
 
     def __init__(self, vfs: Vfs, *, writeback: bool) -> None:
         self.requests: Counter[str] = Counter()
+        self.read_bytes = 0
         self._writeback = writeback
         self._vfs = vfs
 
@@ -176,7 +177,9 @@ class Handlers:
     @_request
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Answer read. pyfuse3 takes any buffer; its signature knows only bytes."""
-        return cast("bytes", await self._vfs.read(fh & HANDLE_MASK, off, size))
+        data = cast("bytes", await self._vfs.read(fh & HANDLE_MASK, off, size))
+        self.read_bytes += len(data)
+        return data
 
     @_request
     async def write(self, fh: int, off: int, buf: bytes) -> int:

@@ -113,6 +113,11 @@ class Session:
         """How many requests of each kind have come."""
         return self._operations.requests
 
+    @property
+    def read_bytes(self) -> int:
+        """How many bytes were read through this process: not past it, not from kernel caches."""
+        return self._operations.read_bytes
+
     async def run(self) -> None:
         """Serve until the mount ends."""
         self._vfs.enable_kept_listings(on=replies.extension() is not None)

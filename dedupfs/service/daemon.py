@@ -21,7 +21,16 @@ import trio.lowlevel
 
 from dedupfs.core.errors import DedupfsError, MountError, StoreInUse
 from dedupfs.fuse.session import Session
-from dedupfs.service import control, measuring, mounts, preflight, scrubbing, status
+from dedupfs.service import (
+    control,
+    history,
+    inspecting,
+    measuring,
+    mounts,
+    preflight,
+    scrubbing,
+    status,
+)
 from dedupfs.service.logs import DaemonLog
 from dedupfs.store.store import Store, remove_files
 from dedupfs.vfs.vfs import Vfs
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from dedupfs.service.metrics import Server
     from dedupfs.service.options import MountOptions
     from dedupfs.store.backup import Backup
 
@@ -155,10 +165,13 @@ class _Daemon:
         listener = control.listen(store.path)
         scrubs = scrubbing.Scrubbing(store, session.forget_pages)
         measures = measuring.Measuring(store.index, vfs.sync)
+        files = inspecting.Inspecting(store.index, vfs, lambda: session.io_reason)
+        past = history.History(store.path, lambda: self._sample(store))
+        metrics = self._metrics(store, session, measures)
         answers = control.Control(
             store.path,
             {"status": lambda: self._status(store, session)},
-            {**scrubs.commands, **measures.commands},
+            {**scrubs.commands, **measures.commands, **files.commands, **past.commands},
         )
         self._control = answers
         async with trio.open_nursery() as nursery:
@@ -171,6 +184,9 @@ class _Daemon:
             )
             nursery.start_soon(scrubs.serve, name="scrub")
             nursery.start_soon(measures.serve, name="measure")
+            nursery.start_soon(past.serve, name="history")
+            if metrics is not None:
+                nursery.start_soon(metrics.serve, name="metrics")
             nursery.start_soon(_back_up, store, name="backup")
             nursery.start_soon(self._end_on_signal, session, signals, name="signals")
             self._tell(None)
@@ -187,11 +203,50 @@ class _Daemon:
             io_reason=session.io_reason,
             listings_reason=session.listings_reason,
             requests=session.requests,
+            read_bytes=session.read_bytes,
         )
         index = store.index
         return status.document(
             index.counters, store=store.path, index_bytes=index.size_bytes(), live=live
         )
+
+    def _sample(self, store: Store) -> history.Row:
+        """Return what the history keeps of now, by its columns."""
+        counters, host = store.index.counters, store.statvfs()
+        written = (
+            counters.followed_bytes
+            + counters.matched_bytes
+            + counters.unique_bytes
+            + counters.zero_bytes
+        )
+        return (
+            _now_ns() // 10**9,
+            counters.logical_bytes,
+            counters.allocated_bytes,
+            store.index.size_bytes(),
+            counters.files,
+            written,
+            0,
+            host.f_bavail * host.f_frsize,
+        )
+
+    def _metrics(
+        self, store: Store, session: Session, measures: measuring.Measuring
+    ) -> Server | None:
+        """Serve metrics if that is asked for. Raises MountError when it cannot be."""
+        if self._options.metrics is None:
+            return None
+        from dedupfs.service import metrics  # noqa: PLC0415 - slow to import
+
+        def read() -> metrics.Scrape:
+            host = store.statvfs()
+            document = self._status(store, session)
+            document["free_bytes"] = host.f_bavail * host.f_frsize
+            measures.refresh_units(metrics.UNITS_MAX_AGE_S)
+            units, age_s = measures.unit_documents(metrics.UNITS_SHOWN)
+            return metrics.Scrape(document, units, age_s)
+
+        return metrics.Server(self._options.metrics, read)
 
     async def _end_on_signal(self, session: Session, signals: AsyncIterator[int]) -> None:
         async with trio.open_nursery() as nursery:

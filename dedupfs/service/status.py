@@ -23,6 +23,7 @@ class LiveMount:
     io_reason: str
     requests: Mapping[str, int] = field(default_factory=dict)
     listings_reason: str | None = None  # why the kernel keeps no listings, None when it does
+    read_bytes: int = 0  # through the daemon
 
 
 def dedup_ratio(*, logical_bytes: int, allocated_bytes: int) -> float:
@@ -63,4 +64,5 @@ def document(
             "healed_chunks": counters.healed_chunks,
         },
         "requests": dict(live.requests) if live else {},
+        "read_bytes": live.read_bytes if live else None,
     }

@@ -108,6 +108,20 @@ def sharers(
     return _finished(store, _ask(store, "sharers", {"path": path, "limit": limit}), show)
 
 
+def stat(store: Path, path: str) -> Document:
+    """Return what is known of the file at `path`. Raises MountError, ControlError."""
+    return _ask(store, "stat", {"path": path})
+
+
+def history(store: Path) -> tuple[list[str], list[list[int]]]:
+    """Return space over time: columns, and rows by time. Raises MountError, ControlError."""
+    document = _ask(store, "history", {})
+    columns, rows = document["columns"], document["rows"]
+    if not isinstance(columns, list) or not isinstance(rows, list):
+        raise MountError(f"the daemon of {store} gave no proper history")
+    return columns, rows
+
+
 def _finished(store: Path, document: Document, show: Show) -> Document:
     request = {"id": document["id"]}
     while document["state"] in {"waiting", "running"}:

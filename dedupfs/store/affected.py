@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dedupfs.core.format import unpack_cookie_entry, unpack_extent, unpack_pair
+from dedupfs.core.format import pair_key, unpack_cookie_entry, unpack_extent, unpack_pair
 from dedupfs.core.types import ROOT_INO, Ino
 from dedupfs.store import damage, namespace
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from dedupfs.core.format import Extent
     from dedupfs.store.index import Index
     from dedupfs.store.txn import Txn
 
@@ -47,18 +48,31 @@ def files(index: Index) -> Generator[None, None, list[DamagedFile]]:
     return [DamagedFile(ino, found[ino], tuple(sorted(names[ino]))) for ino in sorted(found)]
 
 
+def damaged_bytes(txn: Txn, ino: Ino) -> int:
+    """Return how many bytes of a file are damaged, each extent counted."""
+    if not txn.counters.damaged_bytes:
+        return 0
+    return sum(
+        _damaged(txn, unpack_extent(key, value))
+        for key, value in txn.scan("extents", pair_key(ino, 0), pair_key(ino + 1, 0))
+    )
+
+
+def _damaged(txn: Txn, extent: Extent) -> int:
+    start = extent.segment_offset
+    stop = start + extent.length
+    return sum(
+        min(high, stop) - max(low, start)
+        for low, high in damage.overlapping(txn, extent.segment, start, stop)
+    )
+
+
 def _inodes(index: Index) -> Generator[None, None, dict[Ino, int]]:
     found: dict[Ino, int] = {}
     for rows in _batches(index, "extents"):
         with index.read() as txn:
             for key, value in rows:
-                extent = unpack_extent(key, value)
-                start = extent.segment_offset
-                stop = start + extent.length
-                bad = sum(
-                    min(high, stop) - max(low, start)
-                    for low, high in damage.overlapping(txn, extent.segment, start, stop)
-                )
+                bad = _damaged(txn, unpack_extent(key, value))
                 if bad:
                     ino = Ino(unpack_pair(key)[0])
                     found[ino] = found.get(ino, 0) + bad

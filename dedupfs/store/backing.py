@@ -85,6 +85,18 @@ def plan(index: Index, segments: Segments, reflinks: Reflinks, ino: Ino, size: i
         return reflinks.plan(txn, ino, size)
 
 
+def why_not(index: Index, segments: Segments, reflinks: Reflinks, ino: Ino, size: int) -> str:
+    """Return why `find` would find nothing at the next open, "" when it would. Raises Damaged."""
+    if not size:
+        return "it is empty"
+    if index.counters.damaged_bytes:
+        return "some stored bytes are damaged: dedupfs scrub names the files"
+    with index.read() as txn:
+        if _whole_segment(txn, segments, ino, size) is not None:
+            return ""
+    return reflinks.why_not and f"it does not equal a segment, and: {reflinks.why_not}"
+
+
 def _whole_segment(txn: Txn, segments: Segments, ino: Ino, size: int) -> Segment | None:
     found = _in_place(txn, ino)
     if not found:

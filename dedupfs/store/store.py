@@ -172,6 +172,12 @@ class Store:
             return None
         return backing.find(self.index, self._segments, self.reflinks, ino, size)
 
+    def why_no_backing(self, ino: Ino, size: int) -> str:
+        """Return why `backing` would find nothing, "" when it would, or one can be made."""
+        if self._verifier is not None:
+            return "reads are verified"
+        return backing.why_not(self.index, self._segments, self.reflinks, ino, size)
+
     def plan_backing(self, ino: Ino, size: int) -> Plan | None:
         """Return how to make one where `backing` finds none, for `reflinks.keep`.
 

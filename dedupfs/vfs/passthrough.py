@@ -66,6 +66,11 @@ class Passthrough:
         """Why files of several extents take the ordinary path; "" when they need not."""
         return self._inodes.store.reflinks.why_not
 
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the kernel in front takes backing files."""
+        return self._kernel is not None
+
     def wants_preparing(self, ino: Ino, flags: int) -> bool:
         """Tell whether `prepare` is to be called before this open."""
         if self._kernel is None or self.why_not_prepared or not is_reading(flags):

@@ -14,6 +14,7 @@ from dedupfs.store import namespace
 from dedupfs.vfs.directories import Directories
 from dedupfs.vfs.files import Files
 from dedupfs.vfs.inodes import Inodes
+from dedupfs.vfs.inspecting import Inspector
 from dedupfs.vfs.metadata import Metadata
 from dedupfs.vfs.names import Names
 from dedupfs.vfs.rename import Renames
@@ -79,6 +80,7 @@ class Vfs:
         self.getxattr, self.listxattr = xattrs.getxattr, xattrs.listxattr
         self.setxattr, self.removexattr = xattrs.setxattr, xattrs.removexattr
 
+        self.inspect = Inspector(inodes, files).inspect
         passthrough = self.passthrough = files.passthrough
         self.wants_preparing, self.prepare = passthrough.wants_preparing, passthrough.prepare
         self._start()

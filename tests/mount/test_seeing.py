@@ -5,18 +5,29 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
+import time
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mount.mounted import dedupfs, one_line
+from mount.mounted import dedupfs, is_mounted, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mount.mounted import Mounted
 
 SHARED = random.Random(5).randbytes(2 << 20)
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +109,76 @@ def test_du_outside_of_a_mount_and_of_nothing(ranks: Mounted, tmp_path: Path) ->
     assert done.returncode == 1
     assert "nothing: no such file" in one_line(done.stderr)
     assert "several mounts" not in done.stderr
+
+
+def test_stat_tells_what_a_file_takes_and_who_shares_it(ranks: Mounted) -> None:
+    path = ranks.path / "rank1" / "data"
+    document = json.loads(dedupfs("stat", path, "--json", "--sharers", "2").stdout)
+    assert document["size_bytes"] == document["logical_bytes"] == 16 + len(SHARED)
+    assert document["inode"] == path.stat().st_ino
+    for key in ("exclusive", "physical_share", "extents"):
+        suffix = "" if key == "extents" else "_bytes"
+        assert document[key + suffix] == int(os.getxattr(path, f"user.dedupfs.{key}"))
+    assert document["sharing_files"] == 3
+    assert len(document["shared_with"]) == 2
+    text = dedupfs("stat", path, "--sharers", "2").stdout
+    assert "and 1 more files" in text
+    assert "by the daemon: this mount has no passthrough" in text
+
+
+def test_stat_says_whether_a_file_is_read_past_the_daemon(mount_passthrough: Mounted) -> None:
+    (mount_passthrough.path / "f").write_bytes(SHARED)
+    (mount_passthrough.path / "empty").touch()
+    reason = str(mount_passthrough.status()["io_reason"])
+    text = dedupfs("stat", mount_passthrough.path / "f").stdout
+    assert ("no passthrough" in reason) == ("read     by the daemon" in text)
+    assert ("no passthrough" in reason) or "past the daemon" in text
+    empty = dedupfs("stat", mount_passthrough.path / "empty").stdout
+    assert "it is empty" in empty or "no passthrough" in empty
+
+
+def test_stat_of_what_is_no_file(ranks: Mounted) -> None:
+    done = dedupfs("stat", ranks.path / "rank0")
+    assert done.returncode == 1
+    assert "rank0: a folder: dedupfs du" in one_line(done.stderr)
+
+
+def test_metrics_of_a_real_mount(new_mount: Callable[..., Mounted]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    one = new_mount("--metrics", str(port))
+    (one.path / "unit").mkdir()
+    (one.path / "unit" / "f").write_bytes(SHARED)
+    url = f"http://127.0.0.1:{port}/metrics"
+
+    def scrape() -> str:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+
+    text = scrape()
+    assert float(text.split("\ndedupfs_content_bytes ")[1].split()[0]) == len(SHARED)
+    assert 'dedupfs_requests_total{operation="write"}' in text
+    assert f'mountpoint="{one.path}"' in text
+    assert wait_until(lambda: 'dedupfs_unit_content_bytes{unit="unit"}' in scrape())
+
+
+def test_a_taken_metrics_port_refuses_the_mount(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "mnt").mkdir()
+        done = dedupfs("mount", tmp_path / "mnt", "--metrics", str(port))
+    assert done.returncode == 1
+    assert f"--metrics 127.0.0.1:{port}: Address already in use" in one_line(done.stderr)
+    assert not is_mounted(tmp_path / "mnt")
+
+
+def test_the_history_goes_on_after_a_remount(new_mount: Callable[..., Mounted]) -> None:
+    one = new_mount()
+    (one.path / "f").write_bytes(SHARED)
+    one.remount()
+    rows = json.loads((one.store / "history.json").read_text())["rows"]
+    assert rows[-1][1] == len(SHARED)
+    assert len(rows) >= 2

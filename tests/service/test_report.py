@@ -16,7 +16,7 @@ KEYS = {
     "mountpoint", "store", "pid", "uptime_s", "io_mode", "io_reason",
     "listings_cached", "listings_reason", "files", "directories",
     "logical_bytes", "live_bytes", "allocated_bytes", "pending_free_bytes", "damaged_bytes", "index_bytes",
-    "dedup_ratio", "ingest", "requests",
+    "dedup_ratio", "ingest", "requests", "read_bytes",
 }  # fmt: skip
 INGEST_KEYS = {
     "followed_bytes", "matched_bytes", "unique_bytes", "zero_bytes", "collisions", "healed_chunks",
