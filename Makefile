@@ -49,13 +49,18 @@ lint: install-dev ## Check style, types and layers
 bench: install-dev system-test ## Print savings and speed beside a plain directory
 	$(BIN)/python -m pytest tests/bench -m bench -s --timeout=0 $(ARGS)
 
+.PHONY: audit
+audit: ## Ask for known vulnerabilities of the locked dependencies (needs the network)
+	python3 -m venv .audit && .audit/bin/pip -q install pip-audit
+	.audit/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
+
 .PHONY: lock
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	scripts/lock
 
 .PHONY: clean
 clean: ## Remove .venv, caches and build leftovers
-	rm -rf .venv .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	rm -rf .venv .audit .bench .clients build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
 	  .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

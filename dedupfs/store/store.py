@@ -292,9 +292,22 @@ def remove_files(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+def _check_owner(path: Path) -> None:
+    """Refuse a folder that another user could fill with links to what is not his, or read."""
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise StoreError(
+            f"store {path} belongs to user {found.st_uid}, not to {os.geteuid()} who mounts: "
+            "mount as that user, name another store, or change its owner"
+        )
+    if found.st_mode & 0o077:
+        path.chmod(0o700)
+
+
 def prepare(path: Path) -> None:
     """Make the folder of a store, or check that what is there is one this version reads."""
     path.mkdir(mode=0o700, exist_ok=True)
+    _check_owner(path)
     marker = path / STORE_FILES["marker"]
     # An empty one is what a power cut leaves of a store being made.
     if not marker.exists() or not marker.stat().st_size:
