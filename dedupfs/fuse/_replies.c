@@ -1,10 +1,12 @@
-/* What stock pyfuse3 cannot say in its replies: passthrough, and that a listing may be kept.
+/* What stock pyfuse3 cannot say in its replies: passthrough, and that a listing may be kept. And
+ * large writes without a second copy, and work that is done when a request is answered.
  *
  * Imported with RTLD_GLOBAL before pyfuse3, so that pyfuse3's call of fuse_session_mount() finds
  * the one here. It mounts as libfuse does, then puts itself between libfuse and /dev/fuse
  * (fuse_session_custom_io): replies to OPEN, CREATE and OPENDIR whose handle is marked get flags,
- * the first two also a backing id. Nothing else is touched; INIT is handshake.py's. Structures and
- * constants: include/uapi/linux/fuse.h of Linux 6.9.
+ * the first two also a backing id. The bytes of a large WRITE are read from /dev/fuse into a Python
+ * object at once; the request that libfuse sees has none, and `written` hands them out. Nothing else
+ * is touched; INIT is handshake.py's. Structures and constants: include/uapi/linux/fuse.h of Linux 6.9.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -19,7 +21,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OP_OPEN = 14, OP_OPENDIR = 27, OP_CREATE = 35 };
+enum { OP_OPEN = 14, OP_WRITE = 16, OP_OPENDIR = 27, OP_CREATE = 35 };
 
 #define OPENED_KEEP_CACHE (1u << 1)
 #define OPENED_CACHE_DIR (1u << 3)
@@ -30,6 +32,7 @@ enum { OP_OPEN = 14, OP_OPENDIR = 27, OP_CREATE = 35 };
 #define HANDLE_BACKING_ID(handle) ((int32_t)(((handle) >> 32) & 0x7fffffff))
 
 struct in_header { uint32_t len, opcode; uint64_t unique, nodeid; uint32_t uid, gid, pid, extlen; };
+struct write_in { uint64_t fh, offset; uint32_t size, flags; uint64_t owner; uint32_t f, padding; };
 struct out_header { uint32_t len; int32_t error; uint64_t unique; };
 struct open_out { uint64_t fh; uint32_t open_flags; int32_t backing_id; };
 struct backing_map { int32_t fd; uint32_t flags; uint64_t padding; };
@@ -71,10 +74,55 @@ static uint32_t take_waiting(uint64_t unique)
     return 0;
 }
 
+/* What goes into libfuse's buffer in any case: the heads of a WRITE. */
+enum { HEADS = sizeof(struct in_header) + sizeof(struct write_in) };
+/* A smaller copy costs less than making an object that fits. */
+enum { LARGE_MIN = 32 << 10 };
+
+/* Where the rest of the next request is read to: a bytes object that nobody has seen. */
+static PyObject *rest;
+/* The bytes of a large WRITE. pyfuse3 calls the handler before it reads another request. */
+static PyObject *written;
+
+static ssize_t read_parts(int fd, void *buffer, size_t size)
+{
+    if (rest && (size_t)PyBytes_GET_SIZE(rest) < size - HEADS)
+        Py_CLEAR(rest);
+    if (!rest && !(rest = PyBytes_FromStringAndSize(NULL, size - HEADS))) {
+        PyErr_Clear();
+        return read(fd, buffer, size);
+    }
+    struct iovec parts[] = {{buffer, HEADS}, {PyBytes_AS_STRING(rest), size - HEADS}};
+    ssize_t length = readv(fd, parts, 2);
+    if (length <= HEADS)
+        return length;
+    const struct in_header *head = buffer;
+    struct write_in *in = (struct write_in *)(head + 1);
+    Py_ssize_t behind = length - HEADS;
+    if (head->opcode != OP_WRITE || behind < LARGE_MIN || in->size != behind) {
+        memcpy((char *)buffer + HEADS, PyBytes_AS_STRING(rest), behind);
+        return length;
+    }
+    Py_CLEAR(written);
+    if (_PyBytes_Resize(&rest, behind)) {
+        PyErr_Clear();
+        errno = ENOMEM; /* never: it becomes smaller */
+        return -1;
+    }
+    written = rest;
+    rest = NULL;
+    in->size = 0;
+    return length;
+}
+
 static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
 {
     (void)userdata;
-    ssize_t length = read(fd, buffer, size);
+    PyGILState_STATE gil = PyGILState_Ensure();
+    ssize_t length = size > HEADS ? read_parts(fd, buffer, size) : read(fd, buffer, size);
+    int error = errno;
+    PyGILState_Release(gil);
+    errno = error;
     if (length < (ssize_t)sizeof(struct in_header))
         return length;
     const struct in_header *head = buffer;
@@ -96,6 +144,24 @@ static void amend(struct open_out *out, uint32_t opcode)
     out->backing_id = HANDLE_BACKING_ID(out->fh);
 }
 
+/* What a handler has left to do when its request is answered. */
+static PyObject *after;
+
+static void call_after(void)
+{
+    PyGILState_STATE gil = PyGILState_Ensure();
+    PyObject *call = after;
+    after = NULL;
+    if (call) {
+        PyObject *result = PyObject_CallNoArgs(call);
+        if (!result)
+            PyErr_WriteUnraisable(call);
+        Py_XDECREF(result);
+        Py_DECREF(call);
+    }
+    PyGILState_Release(gil);
+}
+
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
     (void)userdata;
@@ -109,7 +175,12 @@ static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
         amend(&out, opcode);
         memcpy(at, &out, sizeof out);
     }
-    return writev(fd, iov, count);
+    ssize_t length = writev(fd, iov, count);
+    int error = errno;
+    if (iov[0].iov_len >= sizeof *head && head->unique) /* else it is a notification's thread */
+        call_after();
+    errno = error;
+    return length;
 }
 
 static const struct fuse_custom_io custom_io = {.writev = write_reply, .read = read_request};
@@ -142,6 +213,22 @@ static PyObject *is_active(PyObject *self, PyObject *unused)
     return PyBool_FromLong(fuse_fd >= 0);
 }
 
+static PyObject *after_reply(PyObject *self, PyObject *call)
+{
+    (void)self;
+    Py_INCREF(call);
+    Py_XSETREF(after, call);
+    Py_RETURN_NONE;
+}
+
+static PyObject *take_written(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    PyObject *taken = written;
+    written = NULL;
+    return taken ? taken : PyBytes_FromStringAndSize(NULL, 0);
+}
+
 static PyObject *backing_open(PyObject *self, PyObject *args)
 {
     (void)self;
@@ -167,6 +254,9 @@ static PyObject *backing_close(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"is_active", is_active, METH_NOARGS, "Whether a session was mounted through this module."},
+    {"after_reply", after_reply, METH_O,
+     "after_reply(call): call it when the request of the running handler is answered."},
+    {"take_written", take_written, METH_NOARGS, "The bytes of the WRITE that seems to have none."},
     {"backing_open", backing_open, METH_VARARGS, "backing_open(fd): register a file, return its id."},
     {"backing_close", backing_close, METH_VARARGS, "backing_close(id): let a file go."},
     {NULL, NULL, 0, NULL},

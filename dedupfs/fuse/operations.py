@@ -15,7 +15,7 @@ from dedupfs.core.errors import InvalidArgument, NoSuchName
 from dedupfs.core.types import Ino
 from dedupfs.fuse.attributes import absent, changes, entry, statvfs
 from dedupfs.fuse.errnos import errno_of
-from dedupfs.fuse.replies import HANDLE_MASK, mark, mark_listing, unmark_listing
+from dedupfs.fuse.replies import HANDLE_MASK, mark, mark_listing, unmark_listing, written
 from dedupfs.vfs.attributes import Owner
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Handlers:
     @_request
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Answer write."""
-        return self._vfs.write(fh & HANDLE_MASK, off, buf)
+        return self._vfs.write(fh & HANDLE_MASK, off, written(buf))
 
     @_request
     async def flush(self, fh: int) -> None:

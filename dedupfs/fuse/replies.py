@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # As in _replies.c: a mark, 31 bits of backing id, 32 bits of handle.
 _MARK: Final = 1 << 63
@@ -17,6 +20,12 @@ class _Extension(Protocol):
 
     def is_active(self) -> bool:
         """Tell whether the session was mounted through it."""
+
+    def after_reply(self, call: Callable[[], None], /) -> None:
+        """Call it when the request that is being handled is answered, unless that awaits."""
+
+    def take_written(self) -> bytes:
+        """Return the bytes of the write request that came without any."""
 
     def backing_open(self, fd: int, /) -> int:
         """Register a file; return its id. Raises OSError."""
@@ -52,6 +61,11 @@ def why_missing() -> str | None:
 def extension() -> _Extension | None:
     """Return the extension, if the mounted session goes through it."""
     return _extension if _extension is not None and _extension.is_active() else None
+
+
+def written(buffer: bytes) -> bytes:
+    """Return the bytes of a write for which pyfuse3 gave `buffer`: a large one has them elsewhere."""
+    return buffer if buffer or _extension is None else _extension.take_written()
 
 
 def mark(handle: int, backing_id: int | None) -> int:

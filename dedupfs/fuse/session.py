@@ -120,7 +120,10 @@ class Session:
 
     async def run(self) -> None:
         """Serve until the mount ends."""
-        self._vfs.enable_kept_listings(on=replies.extension() is not None)
+        extension = replies.extension()
+        self._vfs.enable_kept_listings(on=extension is not None)
+        if extension is not None:
+            self._vfs.settle_after(extension.after_reply)
         device = handshake.find_device()
         if device is None:
             log.warning("no /dev/fuse descriptor found: each write will take two requests")

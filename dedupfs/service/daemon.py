@@ -177,7 +177,6 @@ class _Daemon:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answers.serve, listener, name="control")
             nursery.start_soon(_reclaim, store, name="reclaim")
-            nursery.start_soon(vfs.settle_writes, name="settle")
             nursery.start_soon(_write_back, store, name="write-back")
             nursery.start_soon(
                 _checkpoint, vfs, self._options.checkpoint_interval_s, name="checkpoint"

@@ -33,9 +33,10 @@ def find(txn: Txn, fingerprint: bytes) -> Chunk | None:
 def register(txn: Txn, fingerprint: bytes, chunk: Chunk) -> None:
     """Make `chunk` findable; the first holder of a fingerprint keeps it."""
     if txn.append("chunks", fingerprint, CHUNK.pack(*chunk)):
-        txn.put(
-            "chunk_at", pair_key(chunk.segment, chunk.offset), U32.pack(chunk.length) + fingerprint
-        )
+        key = pair_key(chunk.segment, chunk.offset)
+        value = U32.pack(chunk.length) + fingerprint
+        if not txn.append("chunk_at", key, value):
+            txn.put("chunk_at", key, value)
 
 
 def forget(txn: Txn, segment: SegmentId, start: int, stop: int) -> None:

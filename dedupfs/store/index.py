@@ -23,7 +23,7 @@ import lmdb
 from dedupfs.core.errors import Corrupt, NoSpace, QuotaExceeded, StoreError, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
 from dedupfs.store import instance, journal
-from dedupfs.store.journal import Change, Journal
+from dedupfs.store.journal import Change, Journal, Row
 from dedupfs.store.reserve import Reserve
 from dedupfs.store.txn import LAST_KEY, Txn
 
@@ -192,7 +192,7 @@ class Index:
         if not changes:
             return
         assert self._journal is not None, "opened"
-        record = [Change(_TABLE_NUMBER[table], key, value) for table, key, value, _old in changes]
+        record = [(_TABLE_NUMBER[table], key, value) for table, key, value, _old in changes]
         try:
             self._append(record)
         except (NoSpace, QuotaExceeded):
@@ -204,7 +204,7 @@ class Index:
         self._packed_counters = packed
         changes.clear()
 
-    def _append(self, record: list[Change]) -> None:
+    def _append(self, record: list[Row]) -> None:
         assert self._journal is not None, "opened"
         try:
             self._journal.append(record)

@@ -8,7 +8,7 @@ far the journal may be replayed after a power cut; nothing behind the mark was p
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import xxhash
 
@@ -28,7 +28,7 @@ from dedupfs.core.format import (
 from dedupfs.store.instance import Instance, is_any_page_cached, is_cache_lost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # Removing files writes to the journal too, and must work on a full disk.
@@ -43,6 +43,10 @@ class Change(NamedTuple):
     table: int
     key: bytes
     value: bytes | None
+
+
+# What `Change` names, made without it where many are.
+Row: TypeAlias = tuple[int, bytes, bytes | None]
 
 
 class Journal:
@@ -65,7 +69,7 @@ class Journal:
             self.remove()
             raise
 
-    def append(self, changes: list[Change]) -> None:
+    def append(self, changes: Sequence[Row]) -> None:
         """Write one record; it is whole in the page cache on return. Raises OSError."""
         parts = [b""]
         for table, key, value in changes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 LAST_KEY: Final = b"\xff" * 17
 
 
-class Undo(NamedTuple):
-    """A row changed by the current operation, and its value before."""
-
-    table: str
-    key: bytes
-    value: bytes | None
-    old: bytes | None
+# A row changed by the current operation: table, key, value, and the value before. No NamedTuple:
+# there are forty for each MiB of new bytes, and making one takes ten times as long.
+Undo: TypeAlias = tuple[str, bytes, bytes | None, bytes | None]
 
 
 class Txn:
@@ -51,13 +47,13 @@ class Txn:
         if old == value:
             return
         self.lmdb_txn.put(key, value, db=database)
-        self.changes.append(Undo(table, key, value, old))
+        self.changes.append((table, key, value, old))
 
     def append(self, table: str, key: bytes, value: bytes) -> bool:
         """Set `key` only if it is new; return whether it was."""
         if not self.lmdb_txn.put(key, value, overwrite=False, db=self._tables[table]):
             return False
-        self.changes.append(Undo(table, key, value, None))
+        self.changes.append((table, key, value, None))
         return True
 
     def delete(self, table: str, key: bytes) -> bool:
@@ -65,7 +61,7 @@ class Txn:
         old = cast("bytes | None", self.lmdb_txn.pop(key, db=self._tables[table]))
         if old is None:
             return False
-        self.changes.append(Undo(table, key, None, old))
+        self.changes.append((table, key, None, old))
         return True
 
     def scan(

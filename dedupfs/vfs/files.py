@@ -10,11 +10,9 @@ import functools
 import logging
 import os
 import stat
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
-import trio.lowlevel
 
 from dedupfs.core.errors import BadHandle, FileTooBig, FsError, InvalidArgument, NameExists
 from dedupfs.core.types import FILE_MAX_BYTES
@@ -26,6 +24,8 @@ from dedupfs.vfs.metadata import drop_privileges
 from dedupfs.vfs.passthrough import Passthrough, is_reading, refuse_change
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dedupfs.core.types import Ino
     from dedupfs.store.writer import Writer
     from dedupfs.vfs.attributes import Attributes, Owner
@@ -50,9 +50,8 @@ class Files:
         self._writing: set[int] = set()
         self._direct: set[int] = set()
         self._next_handle = 1
-        # Files with a window to place, and where who does that waits; None: the writes do it.
-        self._due: deque[OpenInode] = deque()
-        self._settler: trio.lowlevel.ParkingLot | None = None
+        # Calls something when the running request is answered; None: there is nobody to do it.
+        self._after_reply: Callable[[Callable[[], None]], None] | None = None
         self.passthrough = Passthrough(inodes)
 
     def open(self, ino: Ino, flags: int, *, caller_uid: int = 0) -> int:
@@ -251,28 +250,20 @@ class Files:
             live.dirty = True
 
     def _begin_writing(self, live: OpenInode) -> Writer:
-        later = None if self._settler is None else functools.partial(self._note_due, live)
+        later = None if self._after_reply is None else functools.partial(self._settle_later, live)
         live.writer = self._store.writer(live.ino, live.on_ingest, later)
         return live.writer
 
-    def _note_due(self, live: OpenInode) -> None:
-        self._due.append(live)
-        if self._settler is not None:
-            self._settler.unpark()
+    def settle_after(self, after_reply: Callable[[Callable[[], None]], None]) -> None:
+        """Place full windows when the write that filled them is answered, by way of `after_reply`.
 
-    async def settle_writes(self) -> None:
-        """Place full windows when the write that filled them is answered. Runs until cancelled.
-
-        Meanwhile the writer prepares its next call: a duplicate MiB costs a third less.
+        Meanwhile the caller prepares its next write.
         """
-        self._settler = trio.lowlevel.ParkingLot()
-        try:
-            while True:
-                if not self._due:
-                    await self._settler.park()
-                self._settle(self._due.popleft())
-        finally:
-            self._settler = None
+        self._after_reply = after_reply
+
+    def _settle_later(self, live: OpenInode) -> None:
+        if self._after_reply is not None:
+            self._after_reply(functools.partial(self._settle, live))
 
     def _settle(self, live: OpenInode) -> None:
         if live.writer is None:

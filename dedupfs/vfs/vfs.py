@@ -68,7 +68,7 @@ class Vfs:
         self.backing_id, self.is_direct = files.backing_id, files.is_direct
         self.create = files.create
         self.read = files.read
-        self.write, self.settle_writes = files.write, files.settle_writes
+        self.write, self.settle_after = files.write, files.settle_after
         self.flush = files.flush
         self.fsync, self.release = files.fsync, files.release
 

@@ -22,7 +22,7 @@ import trio
 from crash.acts import SMALL_SIZES, Act, Script
 from crash.mutants import MUTANTS
 from dedupfs.core.types import ROOT_INO, Ino
-from dedupfs.store import index
+from dedupfs.store import index, writer
 from dedupfs.store.store import Store, remove_files
 from dedupfs.vfs.attributes import Owner, SetAttr
 from dedupfs.vfs.vfs import Vfs
@@ -35,6 +35,8 @@ BEGUN, DONE = "(", ")"
 REOPENED = "*R"
 OWNER = Owner(0, 0)
 FOLD_CHANGES = 1500
+# Files are small here, and yet some are to be cut ahead and placed after the answer.
+WINDOW_BYTES = 64 << 10
 # Behind these a free range is punched at once, if it may be: the daemon may do so at any moment.
 _FREEING = {"unlink", "truncate", "rename"}
 
@@ -144,6 +146,7 @@ class Child:
         self._seed = seed
         self._life_s = life_s
         self._random = random.Random(seed)
+        self._after: list[Callable[[], None]] = []
 
     def note(self, event: str) -> None:
         os.write(self._log, event.encode())
@@ -153,6 +156,8 @@ class Child:
         while True:
             store = Store.open(self._path)
             vfs = Vfs(store, clock=time.time_ns)
+            self._after.clear()
+            vfs.settle_after(self._after.append)
             if generation:
                 self.note(REOPENED)
             with trio.move_on_after(self._life_s):
@@ -173,6 +178,8 @@ class Child:
             self.note(actor + BEGUN)
             await player.play(act)
             self.note(actor + DONE)
+            while self._after:  # as the adapter, when a request is answered
+                self._after.pop()()
             script.apply(act)
             if act.kind in _FREEING:
                 self._reclaim(store)
@@ -196,6 +203,7 @@ class Child:
 def main() -> None:
     path, log, seed, mutant, seconds, life = sys.argv[1:]
     index._FOLD_CHANGES = FOLD_CHANGES
+    writer.PENDING_BYTES = WINDOW_BYTES  # type: ignore[misc]
     MUTANTS[mutant].apply()
     child = Child(Path(path), Path(log), seed, float(life))
 

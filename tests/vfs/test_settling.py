@@ -7,14 +7,14 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
-import trio.testing
 
 from dedupfs.core.errors import NoSpace
 from dedupfs.core.types import ROOT_INO
 from vfs.world import USER
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vfs.world import World
 
 MIB = 1 << 20
@@ -24,9 +24,21 @@ def noise(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-async def test_windows_are_placed_between_requests(world: World, nursery: trio.Nursery) -> None:
-    nursery.start_soon(world.vfs.settle_writes)
-    await trio.testing.wait_all_tasks_blocked()
+class Answers:
+    """Does what is left to do when a request is answered."""
+
+    def __init__(self, world: World) -> None:
+        self._left: list[Callable[[], None]] = []
+        world.vfs.settle_after(self._left.append)
+
+    def answer(self) -> None:
+        assert len(self._left) <= 1, "the adapter keeps one"
+        while self._left:
+            self._left.pop()()
+
+
+async def test_windows_are_placed_between_requests(world: World) -> None:
+    answers = Answers(world)
     data = noise(7 * MIB)
     for name in (b"new", b"equal"):
         made, handle = world.vfs.create(ROOT_INO, name, 0o644, USER, os.O_RDWR)
@@ -35,7 +47,7 @@ async def test_windows_are_placed_between_requests(world: World, nursery: trio.N
             attributes = world.vfs.getattr(made.ino)
             assert attributes.inode.size == at + MIB
             assert bytes(await world.vfs.read(handle, 0, at + MIB)) == data[: at + MIB]
-            await trio.testing.wait_all_tasks_blocked()
+            answers.answer()
             live = world.vfs._inodes.live[made.ino]
             assert live.pending_bytes < 3 * MIB, "windows are placed without another write"
         world.vfs.flush(handle)
@@ -43,22 +55,17 @@ async def test_windows_are_placed_between_requests(world: World, nursery: trio.N
         world.vfs.release(handle)
         world.vfs.forget([(made.ino, 1)])
     assert world.store.index.counters.live_bytes == len(data)
-    nursery.cancel_scope.cancel()
 
 
-async def test_a_kill_keeps_what_was_flushed_and_nothing_torn(
-    world: World, nursery: trio.Nursery
-) -> None:
-    nursery.start_soon(world.vfs.settle_writes)
-    await trio.testing.wait_all_tasks_blocked()
+async def test_a_kill_keeps_what_was_flushed_and_nothing_torn(world: World) -> None:
+    answers = Answers(world)
     data = noise(8 * MIB)
     made, handle = world.vfs.create(ROOT_INO, b"file", 0o644, USER, os.O_RDWR)
     for at in range(0, len(data), MIB):
         world.vfs.write(handle, at, data[at : at + MIB])
-        await trio.testing.wait_all_tasks_blocked()
+        answers.answer()
         if at == 4 * MIB:
             world.vfs.flush(handle)
-    nursery.cancel_scope.cancel()
     world.crash()
     content = await world.content(made.ino)
     assert content[: 5 * MIB] == data[: 5 * MIB]
@@ -67,10 +74,9 @@ async def test_a_kill_keeps_what_was_flushed_and_nothing_torn(
 
 
 async def test_without_room_the_next_write_fails_and_room_heals_it(
-    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nursery.start_soon(world.vfs.settle_writes)
-    await trio.testing.wait_all_tasks_blocked()
+    answers = Answers(world)
     data = noise(6 * MIB)
     made, handle = world.vfs.create(ROOT_INO, b"file", 0o644, USER, os.O_RDWR)
 
@@ -84,38 +90,35 @@ async def test_without_room_the_next_write_fails_and_room_heals_it(
             for at in range(0, len(data), MIB):
                 world.vfs.write(handle, at, data[at : at + MIB])
                 accepted = at + MIB
-                await trio.testing.wait_all_tasks_blocked()
+                answers.answer()
         assert accepted <= 3 * MIB, "it is not accepted without end"
         with pytest.raises(NoSpace):
             world.vfs.flush(handle)
     assert world.vfs.getattr(made.ino).inode.size == accepted
     for at in range(accepted, len(data), MIB):
         world.vfs.write(handle, at, data[at : at + MIB])
-        await trio.testing.wait_all_tasks_blocked()
+        answers.answer()
     world.vfs.flush(handle)
     assert bytes(await world.vfs.read(handle, 0, len(data))) == data
     world.vfs.release(handle)
-    nursery.cancel_scope.cancel()
 
 
 async def test_a_file_closed_or_removed_before_its_window_is_placed(world: World) -> None:
+    answers = Answers(world)
     data = noise(3 * MIB)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.vfs.settle_writes)
-        await trio.testing.wait_all_tasks_blocked()
-        for is_removed in (False, True):
-            made, handle = world.vfs.create(ROOT_INO, b"file", 0o644, USER, os.O_RDWR)
-            for at in range(0, len(data), MIB):
-                world.vfs.write(handle, at, data[at : at + MIB])
-            if is_removed:
-                world.vfs.unlink(ROOT_INO, b"file")
-            else:
-                world.vfs.flush(handle)
-            world.vfs.forget([(made.ino, 1)])
-            world.vfs.release(handle)
-            await trio.testing.wait_all_tasks_blocked()
-            if not is_removed:
-                assert await world.content(made.ino) == data
-                world.vfs.unlink(ROOT_INO, b"file")
-        nursery.cancel_scope.cancel()
+    for is_removed in (False, True):
+        made, handle = world.vfs.create(ROOT_INO, b"file", 0o644, USER, os.O_RDWR)
+        for at in range(0, len(data), MIB):
+            answers.answer()
+            world.vfs.write(handle, at, data[at : at + MIB])
+        if is_removed:
+            world.vfs.unlink(ROOT_INO, b"file")
+        else:
+            world.vfs.flush(handle)
+        world.vfs.forget([(made.ino, 1)])
+        world.vfs.release(handle)
+        answers.answer()
+        if not is_removed:
+            assert await world.content(made.ino) == data
+            world.vfs.unlink(ROOT_INO, b"file")
     assert world.store.index.counters.live_bytes == 0
