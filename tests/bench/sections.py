@@ -85,13 +85,17 @@ def speed(bench: Bench) -> None:
     if not options.settings.cold:
         console.print("no permission to drop the kernel's caches: no cold figures")
     with contextlib.ExitStack() as stack:
-        places = [Place(PLAIN, bench.work / PLAIN)]
-        places[0].path.mkdir()
-        for mode in options.modes:
-            places.append(Place(mode, stack.enter_context(mounted(bench.work, mode)).path))
-        places += options.peers
-        check(places)
-        targets = stack.enter_context(workspaces(places))
+        plain = Place(PLAIN, bench.work / PLAIN)
+        plain.path.mkdir()
+        mounts = [
+            Place(mode, stack.enter_context(mounted(bench.work, mode)).path)
+            for mode in options.modes
+        ]
+        check([plain, *mounts, *options.peers])
+        others = stack.enter_context(workspaces([plain, *options.peers]))
+        # Kept: the stores go whole, sooner than a million files do.
+        ours = stack.enter_context(workspaces(mounts, keep=True))
+        targets = [others[0], *ours, *others[1:]]
         about = [target.describe() for target in targets]
         found = Report(options.settings, options.rounds, about, PLAIN)
 
@@ -110,6 +114,7 @@ def speed(bench: Bench) -> None:
     print(report.markdown(found))
     bench.document |= found.document()
     if options.chart:
+        options.chart.parent.mkdir(parents=True, exist_ok=True)
         chart.draw(found, options.chart)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from bench.sections import Options
+
 pytestmark = pytest.mark.bench
 
 OWNER = Owner(0, 0)
@@ -31,6 +33,13 @@ IN_A_FOLDER = 1000
 WORK_S = 16.0
 INTERVALS_S = {"every 5 s": 5.0, "practically never": 1e9}
 OTHER_BOOT = instance.Instance(b"another boot id.", 1)
+
+
+@pytest.fixture(autouse=True)
+def asked_for(options: Options) -> None:
+    """Be the section `recovery`, which has cases of its own."""
+    if options.sections and "recovery" not in options.sections:
+        pytest.skip("not asked for")
 
 
 class Maker:
