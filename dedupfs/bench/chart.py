@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Final
 
-from dedupfs.bench.figures import Kind
+from dedupfs.bench.figures import Kind, times
 from dedupfs.bench.targets import BenchError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def draw(report: Report, path: Path) -> None:
     """Write the chart; raises OSError, and BenchError when no job that ran has a place in it."""
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.patches import Patch  # noqa: PLC0415
 
     shown = [line for line in report.lines if line.figure.headline]
     space = [line for line in shown if line.figure.kind is Kind.SPACE]
@@ -69,7 +70,9 @@ def draw(report: Report, path: Path) -> None:
         axes = figure.subplots(len(panels), 1, squeeze=False, gridspec_kw=grid)[:, 0]
         for one, (panel, lines, _rows) in zip(axes, panels, strict=True):
             panel(one, report, lines)
-            _frame(one, report, lines)
+            _frame(one, lines)
+        names = [Patch(color=_colour(report, name), label=name) for name in report.names]
+        figure.legend(handles=names, loc="outside upper right", ncols=6, frameon=False)
         # White behind it, so that a dark page shows it, too.
         figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else {})
 
@@ -99,11 +102,10 @@ def _speed(axes: Axes, report: Report, lines: Sequence[Line]) -> None:
             ratio, median = line.ratio(name, report.baseline), line.median(name)
             if ratio and median is not None:
                 everything.append(ratio)
-                text = f"{ratio:.2f}x  ({_number(median)} {line.figure.unit})"
+                text = f"{times(ratio)}  ({_number(median)} {line.figure.unit})"
                 _dot(axes, (ratio, row + shift), text, _colour(report, name))
-        axes.scatter([], [], s=30, color=_colour(report, name), label=name)
     _logarithmic(axes, everything)
-    title = f"Speed beside {report.baseline}, which is 1x (right is faster)"
+    title = f"Speed: {report.baseline} is 1x, right is faster"
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
 
 
@@ -130,7 +132,7 @@ def _logarithmic(axes: Axes, ratios: Sequence[float]) -> None:
     room = 0.36 * (high - low)
     axes.set_xscale("log", base=2)
     axes.set_xlim(2 ** (low - room), 2 ** (high + room))
-    step = max(1, round((high - low) / 8))
+    step = max(1, math.ceil((high - low) / 6))
     powers = range(-step * (-math.floor(low) // step), math.ceil(high) + 1, step)
     ticks = [2.0**power for power in powers]
     axes.set_xticks(ticks, [f"{tick:g}x" if tick >= 1 else f"1/{1 / tick:g}" for tick in ticks])
@@ -149,25 +151,17 @@ def _space(axes: Axes, report: Report, lines: Sequence[Line]) -> None:
             [median for _row, median in found],
             height * 0.86,
             color=_colour(report, name),
-            label=name,
         )
         texts = [f"{median:,.0f} MiB" for _row, median in found]
         axes.bar_label(bars, texts, padding=4, fontsize=7.5)
     axes.margins(x=0.12)
-    axes.set_title("Space (less is better)", loc="left", fontweight="bold", fontsize=11)
+    axes.set_title("Space: less is better", loc="left", fontweight="bold", fontsize=11)
 
 
-def _frame(axes: Axes, report: Report, lines: Sequence[Line]) -> None:
+def _frame(axes: Axes, lines: Sequence[Line]) -> None:
     axes.set_yticks(range(len(lines)), [line.figure.label for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#eaeef2", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.legend(
-        loc="lower right",
-        bbox_to_anchor=(1, 1),
-        ncols=len(report.names),
-        frameon=False,
-        borderaxespad=0.2,
-    )

@@ -8,6 +8,12 @@ from enum import StrEnum
 from typing import Final
 
 MIB: Final = 1 << 20
+_SMALL_RATIO: Final = 0.1
+
+
+def times(ratio: float) -> str:
+    """Return a ratio as text, e.g. `0.47x`."""
+    return f"{ratio:.2f}x" if ratio >= _SMALL_RATIO else f"{ratio:.3f}x"
 
 
 class Kind(StrEnum):

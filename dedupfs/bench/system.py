@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
 from importlib import metadata
 from pathlib import Path
@@ -17,11 +18,18 @@ _MEMINFO: Final = Path("/proc/meminfo")
 _KIB: Final = 1024
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return how long `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+# Of what takes milliseconds in memory: another process on the machine must not decide it.
+PASSES: Final = 5
+
+
+def seconds(work: Callable[[], object], *, passes: int = 1) -> float:
+    """Return how long `work` takes, the median of several times."""
+    taken = []
+    for _ in range(passes):
+        start = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
 
 
 def can_drop_caches() -> bool:

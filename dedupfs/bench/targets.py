@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -127,9 +128,14 @@ def check(places: Sequence[Place]) -> None:
     """Raise BenchError when a directory is missing, named twice or not writable."""
     seen: dict[Path, Place] = {}
     for place in places:
-        if not place.path.is_dir():
-            what = "is no directory" if place.path.exists() else "does not exist: make it first"
-            raise BenchError(f"{place.path} {what}")
+        try:
+            mode = place.path.stat().st_mode
+        except FileNotFoundError:
+            raise BenchError(f"{place.path} does not exist: make it first") from None
+        except OSError as error:  # a mount whose daemon died, too
+            raise BenchError(f"{place.path}: {error.strerror}") from None
+        if not stat.S_ISDIR(mode):
+            raise BenchError(f"{place.path} is no directory")
         path = mounts.resolve(place.path)
         if path in seen:
             raise BenchError(f"{place.path} is given twice")

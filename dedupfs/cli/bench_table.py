@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
-from dedupfs.bench.figures import Kind
+from dedupfs.bench.figures import Kind, times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,11 +21,6 @@ _SMALL: Final = 10.0
 def number(value: float) -> str:
     """Return a figure with three digits or more."""
     return f"{value:.3f}" if value < _SMALL else f"{value:,.0f}"
-
-
-def times(value: float | None) -> str:
-    """Return a ratio, e.g. `0.47x`; a dash where there is none."""
-    return "-" if value is None else f"{value:.2f}x"
 
 
 def _cell(line: Line, target: str) -> Text:
@@ -67,7 +62,8 @@ def _table(report: Report, lines: Sequence[Line], title: str) -> Table:
     for line in lines:
         cells: list[Text] = [_cell(line, report.baseline)]
         for name in others:
-            cells += [_cell(line, name), Text(times(line.ratio(name, report.baseline)))]
+            ratio = line.ratio(name, report.baseline)
+            cells += [_cell(line, name), Text("-" if ratio is None else times(ratio))]
         out.add_row(line.figure.label, line.figure.unit, *cells)
     return out
 

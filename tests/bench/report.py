@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from dedupfs.bench.figures import MIB, Kind
-from dedupfs.cli.bench_table import number, times
+from dedupfs.bench.figures import MIB, Kind, times
+from dedupfs.cli.bench_table import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ import numpy as np
 
 from dedupfs.bench.figures import Figure, Kind
 from dedupfs.bench.job import Need, original
-from dedupfs.bench.system import drop_caches, page_cache_bytes, seconds
+from dedupfs.bench.system import PASSES, drop_caches, page_cache_bytes, seconds
 from dedupfs.bench.writing import MIB, PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class MappedRead:
         # Page faults of cached pages; and then none: memory, whoever is behind the map.
         values["new"] = _rate(maps, _NEW_READS)
         maps.touch()
-        values["warm"] = _rate(maps, _WARM_READS)
+        values["warm"] = _rate(maps, _WARM_READS, passes=PASSES)
         maps.close()
         return values
 
@@ -146,6 +146,6 @@ class MappedRead:
         return {"cold": rate, "cache": grown / MIB}
 
 
-def _rate(maps: _Maps, count: int) -> float:
+def _rate(maps: _Maps, count: int, *, passes: int = 1) -> float:
     places = maps.places(count)
-    return count / seconds(lambda: maps.copy(places))
+    return count / seconds(lambda: maps.copy(places), passes=passes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from dedupfs.bench.figures import Figure, Kind
 from dedupfs.bench.job import Need, fresh, original
-from dedupfs.bench.system import drop_caches, seconds
+from dedupfs.bench.system import PASSES, drop_caches, seconds
 from dedupfs.bench.writing import MIB, in_calls, sync, write_new
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dedupfs.bench.job import Settings
     from dedupfs.bench.targets import Target
 
-_PASSES: Final = 4  # a warm pass takes a few milliseconds
 _TENSOR_BYTES: Final = 16 * MIB
 _RECORD: Final = (64, 37, _TENSOR_BYTES, 16)  # header, padding, content, descriptor
 
@@ -50,7 +49,7 @@ class SequentialWrite:
         what = f"{'duplicate' if self.duplicate else 'new'} 1 MiB writes"
         return [
             Figure("close", f"{what}, to close", "MiB/s", Kind.RATE, headline=True),
-            Figure("sync", f"{what}, to fsync", "MiB/s", Kind.RATE, headline=True),
+            Figure("sync", f"{what}, to fsync", "MiB/s", Kind.RATE, headline=not self.duplicate),
         ]
 
     def need(self) -> Need:
@@ -145,12 +144,10 @@ class SequentialRead:
             drop_caches()
             values["cold"] = mib / seconds(lambda: _read(path, buffer))
         _read(path, buffer)
-        taken_s = seconds(lambda: _read(path, buffer, _PASSES))
-        return values | {"warm": mib * _PASSES / taken_s}
+        return values | {"warm": mib / seconds(lambda: _read(path, buffer), passes=PASSES)}
 
 
-def _read(path: Path, buffer: bytearray, passes: int = 1) -> None:
-    for _ in range(passes):
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+def _read(path: Path, buffer: bytearray) -> None:
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
