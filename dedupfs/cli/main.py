@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import bench, du, errors, fsck, stat, status
+from dedupfs.cli import bench, du, errors, fsck, run, stat, status
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -198,6 +198,7 @@ def scrub(
 
 app.command(epilog=fsck.EPILOG)(fsck.fsck)
 app.command(epilog=bench.EPILOG)(bench.bench)
+app.command(cls=MountCommand, epilog=run.EPILOG)(takes_mount_flags(run.run))
 
 
 def main() -> None:

@@ -91,6 +91,7 @@ STORE_FILES: Final[Mapping[str, str]] = {
     "backup": "index.backup",  # store.backup, and the one before
     "old_backup": "index.backup.old",
     "new_backup": "index.backup.new",
+    "users": "users",  # flock, shared by all who use one mount in common; names its daemon
 }
 MARKER_PREFIX: Final = "dedupfs store, format "
 

@@ -22,6 +22,9 @@ LIBFUSE_HINT: Final = " (libfuse says why on standard error)"
 _END_TIMEOUT_S: Final = 30
 _ANSWERS_S: Final = 10.0
 
+# Daemons of this process that run: a program that mounts goes on, and is to have no zombies.
+_running: Final[list[subprocess.Popen[bytes]]] = []
+
 
 def start(options: MountOptions) -> None:
     """Start a daemon for prepared options; return when its mount answers.
@@ -38,6 +41,12 @@ def start(options: MountOptions) -> None:
         except BaseException:
             _end(daemon)
             raise
+        _running.append(daemon)
+
+
+def reap() -> None:
+    """Take note of daemons that this process started and that have ended."""
+    _running[:] = [daemon for daemon in list(_running) if daemon.poll() is None]
 
 
 def await_other(options: MountOptions) -> int | None:

@@ -78,8 +78,7 @@ def _check_mountpoint(mountpoint: Path) -> None:
     if not empty:
         raise MountError(
             f"mount point {mountpoint} is not empty, its files would be hidden: mount on an empty "
-            f"directory, or move it away (mv {mountpoint} {mountpoint}.old; mkdir {mountpoint}), "
-            "mount, and copy its files in"
+            f"directory, or let `dedupfs import {mountpoint}` take them into the store"
         )
 
 

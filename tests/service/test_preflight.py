@@ -58,7 +58,7 @@ def test_a_mount_point_that_is_not_empty_names_the_ways_out(
     (mountpoint / "model.bin").touch()
     text = refusal(mountpoint, tmp_path / "s")
     assert "is not empty" in text
-    assert f"mv {mountpoint} {mountpoint}.old" in text
+    assert f"dedupfs import {mountpoint}" in text
 
 
 @pytest.mark.parametrize("inside", ["", "store", "a/b/store"])
