@@ -145,6 +145,8 @@ class Inodes:
         self.live: dict[Ino, OpenInode] = {}
         self.orphans: set[Ino] = set()  # without a name, used until now
         self._lookups = Lookups()
+        # Orphans by a copy-up: who comes by a name that the kernel remembers is to look it up anew.
+        self.moved: set[Ino] = set()
         # Copies that a writer was sent to, and until when (ns) it may be on its way.
         self.awaiting_writer: dict[Ino, int] = {}
         # With the writeback cache the kernel sends mtime and ctime itself (fuse_flush_times): a
@@ -227,6 +229,7 @@ class Inodes:
                 change.drop(ino)
         if not delta:
             self.orphans.discard(ino)
+            self.moved.discard(ino)
 
     def is_used(self, ino: Ino) -> bool:
         """Return whether the kernel or a handle still refers to `ino`."""
@@ -246,3 +249,4 @@ class Inodes:
             for ino in dead:
                 change.drop(ino)
         self.orphans.difference_update(dead)
+        self.moved.difference_update(dead)

@@ -20,6 +20,7 @@ from dedupfs.core.format import Inode
 from dedupfs.core.types import NAME_MAX_BYTES, PAGE_BYTES, Ino
 from dedupfs.store import namespace
 from dedupfs.vfs.attributes import Attributes
+from dedupfs.vfs.passthrough import refuse_moved
 
 if TYPE_CHECKING:
     from dedupfs.vfs.attributes import Owner
@@ -103,9 +104,11 @@ class Names:
     def link(self, ino: Ino, new_parent: Ino, new_name: bytes) -> Attributes:
         """Give `ino` one more name; counts a lookup.
 
-        Raises NotPermitted for a directory, TooManyLinks, NoSuchName for an inode without names.
+        Raises NotPermitted for a directory, TooManyLinks, NoSuchName for an inode without names,
+        Stale for one whose names lead to a copy now.
         """
         check_name(new_name)
+        refuse_moved(self._inodes, ino)
         with self._inodes.change() as change:
             inode = change.inode(ino)
             if stat.S_ISDIR(inode.mode):

@@ -148,6 +148,7 @@ def is_reading(flags: int) -> bool:
 
 def refuse_change(inodes: Inodes, ino: Ino) -> None:
     """Before content of `ino` changes: copy it up and raise Stale if readers have it past us."""
+    refuse_moved(inodes, ino)
     live = inodes.live.get(ino)
     if live is None or live.passed is None:
         return
@@ -165,6 +166,8 @@ def refuse_change(inodes: Inodes, ino: Ino) -> None:
             old.nlink = 1
             change.lose_name(ino)
             _await_writer(inodes, new, change.now_ns)
+    if names:
+        inodes.moved.add(ino)
     for parent, entry in names:
         if len(names) > 1:
             # The kernel looks up anew only the name it came by.
@@ -172,6 +175,12 @@ def refuse_change(inodes: Inodes, ino: Ino) -> None:
         else:
             inodes.listings.forget(parent)
     raise Stale(f"inode {ino} is read past us: its names have moved to a new inode")
+
+
+def refuse_moved(inodes: Inodes, ino: Ino) -> None:
+    """Raise Stale for an inode whose names lead to its copy: a change of it would be lost."""
+    if ino in inodes.moved:
+        raise Stale(f"inode {ino} was copied up: its names lead to another")
 
 
 def _await_writer(inodes: Inodes, ino: Ino, now_ns: int) -> None:

@@ -6,16 +6,19 @@ with passthrough off, too.
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import mmap
 import os
 import random
-import threading
+import shutil
 import time
 from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from dedupfs.fuse import passthrough
+from mount.programs import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -202,46 +205,107 @@ def test_holes_read_as_zeros_whatever_others_wrote_there(mount: Mounted, folder:
         mount.remount()
 
 
-def test_readers_never_see_a_mix_while_writers_replace_copy_up_and_delete(  # noqa: C901
-    folder: Path,
+OPENS = {"r": "rb", "r+": "r+b", "a": "ab"}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["r", "r+", "a", "r"], 4))[::3])
+def test_opens_of_all_kinds_mix(folder: Path, order: tuple[str, ...]) -> None:
+    """Whatever is open, every open works, and who opens last sees all that was written."""
+    want = bytearray(new_file(folder / "f", MIB + 7))
+    path, held, maps = folder / "f", [], []
+    for number, kind in enumerate(order):
+        file = path.open(OPENS[kind], buffering=0)
+        held.append(file)
+        if kind == "r":
+            maps.append(mmap.mmap(file.fileno(), len(want), prot=mmap.PROT_READ))
+            assert maps[-1][:] == want
+        elif kind == "a":
+            want += b"%d" % number
+            file.write(b"%d" % number)
+        else:
+            want[:1] = b"%d" % number
+            file.write(b"%d" % number)
+        assert path.read_bytes() == want
+    for file in (*maps, *held[::2], *held[1::2]):
+        file.close()
+        assert path.read_bytes() == want
+
+
+@pytest.mark.parametrize("size", [0, 5000, 3 * MIB])
+def test_truncating_by_handle_leaves_readers_what_they_opened(
+    mount: Mounted, folder: Path, size: int
 ) -> None:
-    """Each version of a file is one repeated byte: a reader that sees two has got torn content."""
-    size = 3 * MIB
-    stop = time.monotonic() + 6
-    failures: list[str] = []
+    data = new_file(folder / "f")
+    with (folder / "f").open("rb") as reader, (folder / "f").open("r+b") as writer:
+        os.ftruncate(writer.fileno(), size)
+        want = data[:size] + bytes(max(0, size - len(data)))
+        assert (folder / "f").read_bytes() == want
+        assert os.fstat(writer.fileno()).st_size == size
+        assert reader.read() == (data if is_on(mount) else want)
+    assert os.stat(folder / "f").st_size == size
 
-    def content(value: int) -> bytes:
-        return random.Random(value).randbytes(4096) * (size // 4096)
 
-    def write(number: int) -> None:
-        chance, path = random.Random(number), folder / str(number % 2)
-        while time.monotonic() < stop:
-            temp = folder / f"temp{number}"
-            temp.write_bytes(content(chance.randrange(1000)))
-            if chance.random() < 0.3:
-                with temp.open("rb") as held, temp.open("r+b") as again:
-                    again.write(content(chance.randrange(1000)))
-                    held.read(10)
-            os.rename(temp, path)
-            if chance.random() < 0.2:
-                path.unlink(missing_ok=True)
+def test_a_readers_handle_takes_all_that_needs_no_writing(folder: Path) -> None:
+    data = new_file(folder / "f")
+    with Map(folder / "f") as reader, (folder / "copy").open("w+b") as copy:
+        fd = reader.file.fileno()
+        os.fchmod(fd, 0o640)
+        os.utime(fd, (1, 2))
+        os.setxattr(fd, "user.a", b"b")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fsync(fd)
+        found = os.fstat(fd)
+        assert (found.st_mode & 0o777, found.st_mtime, found.st_size) == (0o640, 2, len(data))
+        assert os.sendfile(copy.fileno(), fd, 0, len(data)) == len(data)
+        copy.seek(0)
+        assert copy.read() == data
+        assert reader.map.find(data[-100:]) == len(data) - 100
+        reader.map.madvise(mmap.MADV_DONTNEED)
+        assert reader.map[:] == data
+    assert os.stat(folder / "f").st_mtime == 2
 
-    def read(number: int) -> None:
-        while time.monotonic() < stop:
-            try:
-                with Map(folder / str(number % 2)) as mapped:
-                    block = mapped.map[:4096]
-                    if mapped.map[:] != block * (size // 4096):
-                        failures.append("torn")
-            except FileNotFoundError:
-                continue
-            except Exception as error:  # noqa: BLE001 - reported below
-                failures.append(repr(error))
 
-    threads = [threading.Thread(target=write, args=(n,)) for n in range(2)]
-    threads += [threading.Thread(target=read, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+def test_a_private_writable_map_changes_no_file(folder: Path) -> None:
+    """As torch.load maps."""
+    data = new_file(folder / "f")
+    with (folder / "f").open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        mapped[:4] = b"mine"
+        assert (folder / "f").read_bytes() == data
+        os.unlink(folder / "f")
+        assert mapped[:] == b"mine" + data[4:]
+        mapped.close()
+
+
+def test_a_folder_removed_while_mapped_gives_its_space_back_afterwards(
+    mount: Mounted, folder: Path
+) -> None:
+    """As eviction removes it: its readers go on, and others fill the disk meanwhile."""
+    (folder / "unit").mkdir()
+    files = {folder / "unit" / str(n): new_file(folder / "unit" / str(n)) for n in range(8)}
+    maps = [Map(path) for path in files]
+    shutil.rmtree(folder / "unit")
+    os.sync()
+    other = new_file(folder / "other", 8 * MIB)
+    try:
+        assert all(m.map[:] == data for m, data in zip(maps, files.values(), strict=True))
+        taken = mount.status_number("allocated_bytes")
+    finally:
+        for mapped in maps:
+            mapped.__exit__()
+    assert (folder / "other").read_bytes() == other
+    size = sum(map(len, files.values()))
+    assert wait_for(lambda: mount.status_number("allocated_bytes") <= taken - size + MIB, 30)
+
+
+def test_opening_and_closing_keeps_no_descriptor(mount: Mounted, folder: Path) -> None:
+    for number in range(20):
+        new_file(folder / str(number), 300_000)
+    counts = []
+    for _ in range(2):
+        for _ in range(10):
+            for number in range(20):
+                with (folder / str(number)).open("rb") as file:
+                    file.read(10)
+        counts.append(len(os.listdir(f"/proc/{mount.pid}/fd")))
+    assert counts[1] <= counts[0] + 3

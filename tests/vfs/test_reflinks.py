@@ -172,6 +172,27 @@ async def test_a_disk_that_is_full_leaves_the_ordinary_path(
     assert await passed(reflinking, ino) == OTHER, "tried again"
 
 
+async def test_who_comes_late_by_a_remembered_name_is_sent_to_the_copy(reflinking: World) -> None:
+    """Regression: with the readers gone, a write by a second hard link went to the old inode."""
+    world = reflinking
+    old = world.create(b"a", DATA)
+    world.vfs.forget([(world.vfs.link(old, Ino(1), b"b").ino, 1)])
+    world.vfs.lookup(Ino(1), b"b")  # the kernel remembers it
+    held = world.vfs.open(old, os.O_RDONLY)
+    with pytest.raises(Stale):
+        world.vfs.open(old, os.O_RDWR)
+    world.vfs.release(held)
+    for change in (
+        lambda: world.vfs.open(old, os.O_RDWR),
+        lambda: world.vfs.setattr(old, SetAttr(size=0)),
+        lambda: world.vfs.link(old, Ino(1), b"c"),
+    ):
+        with pytest.raises(Stale):
+            change()
+    world.vfs.forget([(old, 1)])
+    assert not world.vfs._inodes.moved
+
+
 async def test_a_reader_leaves_a_copy_to_the_writer_who_was_sent_to_it(reflinking: World) -> None:
     """Regression: with readers opening all the time, a writer got ESTALE twice, and so to see it."""
     reflinking.create(b"a", DATA)
