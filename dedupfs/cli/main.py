@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import bench, du, errors, fsck, run, stat, status
+from dedupfs.cli import bench, config, du, errors, fsck, run, stat, status, systemd
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -135,6 +135,11 @@ def umount(
     mountpoint: Annotated[
         Path, typer.Argument(metavar="MOUNTPOINT", help="A dedupfs mount.", show_default=False)
     ],
+    *,
+    stale: Annotated[
+        bool,
+        typer.Option("--stale", help="Clear it if its daemon died; leave one that lives."),
+    ] = False,
 ) -> None:
     """Unmount MOUNTPOINT; returns when all is on disk and the daemon has ended.
 
@@ -142,9 +147,9 @@ def umount(
 
     A stale mount whose daemon died is cleared.
     """
-    from dedupfs.service.unmounting import end_mount  # noqa: PLC0415
+    from dedupfs.service import unmounting  # noqa: PLC0415
 
-    told = end_mount(mountpoint)
+    told = unmounting.clear_dead(mountpoint) if stale else unmounting.end_mount(mountpoint)
     if told:
         typer.echo(told)
 
@@ -199,6 +204,8 @@ def scrub(
 app.command(epilog=fsck.EPILOG)(fsck.fsck)
 app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(cls=MountCommand, epilog=run.EPILOG)(takes_mount_flags(run.run))
+app.add_typer(config.app)
+app.add_typer(systemd.app)
 
 
 def main() -> None:

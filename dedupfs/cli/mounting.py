@@ -11,6 +11,7 @@ import typer
 from dedupfs.cli.errors import UsageError
 from dedupfs.core.errors import MountError
 from dedupfs.service import config, preflight, settings
+from dedupfs.service.options import OPTIONS
 from dedupfs.service.schema import BadOption
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ def options(
     for line in (*config.misspelt_variables(os.environ), *found.warnings()):
         typer.echo(f"dedupfs: warning: {line}", err=True)
     return found
+
+
+def retyped(options: MountOptions) -> list[str]:
+    """Return flags that ask for what was typed, paths absolute; --foreground left out."""
+    texts = options.typed()
+    words: list[str] = []
+    for name, option in OPTIONS.items():
+        if name == "foreground" or not options.sources.get(name, "").startswith("-"):
+            continue
+        if option.is_switch:
+            words.append(option.flag if texts[name] == "true" else f"--no-{name}")
+        else:
+            # -o is what takes options of FUSE.
+            words += ["-o" if name == "fuse-options" else option.flag, texts[name]]
+    return words
 
 
 def mount(options: MountOptions) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,26 @@ def _quoted(raw: object) -> str:
 def expected_environment() -> dict[str, Option]:
     """Return the options by their environment variables."""
     return {option.variable: option for option in OPTIONS.values()}
+
+
+def example() -> str:
+    """Return a file in which every option stands, commented out, with its default or a value."""
+    lines = [
+        "# Options of all mounts. The user's file wins over /etc/dedupfs/config.toml, the environment",
+        "# over files, flags over all. What is in force: dedupfs config show MOUNTPOINT",
+    ]
+    for option in OPTIONS.values():
+        lines += ["", *textwrap.wrap(option.help, initial_indent="# ", subsequent_indent="# ")]
+        default = option.shown_default or option.tell(option.default)
+        lines += [f"# Wanted: {option.want}. Default: {default}."]
+        lines += [f"# {option.name} = {_example_value(option)}"]
+    lines += ["", "# Options of one mount.", f'# [{MOUNTS}."~/.cache/modelscope/hub/tmp"]']
+    return "\n".join([*lines, '# capacity = "200G"', ""])
+
+
+def _example_value(option: Option) -> str:
+    text = option.example if option.default is None else option.show(option.default)
+    return text if option.is_switch else f'"{text}"'
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:

@@ -1,7 +1,7 @@
 """The daemon: builds a mount from its parts, keeps it running, ends it. Owns clock and signals.
 
 One nursery. Its body answers the kernel; the task `control` answers the commands, `scrub` checks all
-bytes when one asks for it, `measure` makes accounts, `reclaim` gives freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount. However the
+bytes when one asks for it, `measure` makes accounts, `reclaim` gives freed space back, `checkpoint` makes all durable now and then, `signals` ends the mount, `watchdog` shows systemd that the loop turns. However the
 mount ends, the body returns, the rest is cancelled, and then session, Vfs and Store are closed.
 """
 
@@ -27,6 +27,7 @@ from dedupfs.service import (
     inspecting,
     measuring,
     mounts,
+    notify,
     preflight,
     scrubbing,
     status,
@@ -106,6 +107,7 @@ class _Daemon:
     def failed(self, why: str) -> None:
         self._failure = why
         log.error("%s", why)
+        notify.notify(notify.status(why))
         self._tell(why)
 
     def farewell(self) -> None:
@@ -116,6 +118,8 @@ class _Daemon:
         ready, self._ready = self._ready, None
         if ready is not None:
             ready(failure)
+            if failure is None:
+                notify.notify(notify.READY, notify.status(f"{self._options.mountpoint} is mounted"))
 
     async def serve(self) -> None:
         with trio.open_signal_receiver(*_SIGNALS) as signals:
@@ -170,7 +174,7 @@ class _Daemon:
         metrics = self._metrics(store, session, measures)
         answers = control.Control(
             store.path,
-            {"status": lambda: self._status(store, session)},
+            {"status": lambda: self._status(store, session), "options": self._options.document},
             {**scrubs.commands, **measures.commands, **files.commands, **past.commands},
         )
         self._control = answers
@@ -187,10 +191,12 @@ class _Daemon:
             if metrics is not None:
                 nursery.start_soon(metrics.serve, name="metrics")
             nursery.start_soon(_back_up, store, name="backup")
+            nursery.start_soon(_signs_of_life, name="watchdog")
             nursery.start_soon(self._end_on_signal, session, signals, name="signals")
             self._tell(None)
             await session.run()
             log.info("%s is no longer mounted", self._options.mountpoint)
+            notify.notify(notify.STOPPING, notify.status("putting all on disk"))
             nursery.cancel_scope.cancel()
 
     def _status(self, store: Store, session: Session) -> dict[str, object]:
@@ -256,6 +262,7 @@ class _Daemon:
                     session.terminate()
                     return
                 unmounting = True
+                notify.notify(notify.STOPPING, notify.status("unmounting"))
                 nursery.start_soon(self._unmount, session, name="unmount")
 
     async def _unmount(self, session: Session) -> None:
@@ -269,6 +276,13 @@ class _Daemon:
                 await trio.to_thread.run_sync(_start_write_back, path, abandon_on_cancel=True)
                 await _writes_ended(session)
         session.terminate()
+
+
+async def _signs_of_life() -> None:
+    interval_s = notify.watchdog_interval_s()
+    while interval_s is not None:
+        notify.notify(notify.WATCHDOG)
+        await trio.sleep(interval_s)
 
 
 def _start_write_back(mountpoint: Path) -> None:

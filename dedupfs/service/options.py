@@ -48,21 +48,23 @@ def _parse_count(text: str) -> int:
     return int(text)
 
 
-_PATH: Final = Kind("PATH", "a path", _parse_path)
+_PATH: Final = Kind("PATH", "a path", _parse_path, example="/data/dedupfs")
 _SWITCH: Final = Kind("true|false", "true or false", parse_switch, show_switch)
 _SIZE: Final = Kind(
     "SIZE",
     "a size above 0, such as 200G",
     above_zero(quantities.parse_size),
     quantities.typed_size,
+    example="200G",
 )
 _MIN_FREE: Final = Kind(
     "SIZE|PERCENT",
     "a size or a share, such as 20G or 5%",
     quantities.parse_min_free,
     quantities.typed_min_free,
+    example="5%",
 )
-_COUNT: Final = Kind("N", "a whole number above 0", above_zero(_parse_count))
+_COUNT: Final = Kind("N", "a whole number above 0", above_zero(_parse_count), example="1000000")
 _MARK: Final = Kind(
     "PERCENT",
     "a share above 0 and up to 100%, such as 90% or 0.9",
@@ -74,8 +76,11 @@ _TIME: Final = Kind(
     "a time above 0: seconds, or such as 10m, 2h, 7d",
     above_zero(quantities.parse_duration),
     quantities.typed_duration,
+    example="7d",
 )
-_ADDRESS: Final = Kind("HOST:PORT", "HOST:PORT, or a port of the loopback", parse_address)
+_ADDRESS: Final = Kind(
+    "HOST:PORT", "HOST:PORT, or a port of the loopback", parse_address, example="127.0.0.1:9100"
+)
 _STORE: Final = Option(
     "store",
     cast("Kind[object]", _PATH),
@@ -235,11 +240,16 @@ class MountOptions:
         }
 
     def document(self) -> dict[str, object]:
-        """Return what is in force and where it came from, for the control socket."""
+        """Return what is in force, as typed, and where it came from: for the control socket."""
         return {
             "mountpoint": str(self.mountpoint),
-            "options": self.typed(),
-            "sources": {name: self.sources.get(name, "default") for name in OPTIONS},
+            "options": {
+                each.name: {
+                    "value": each.tell(getattr(self, attribute)),
+                    "source": self.sources.get(each.name, "default"),
+                }
+                for attribute, each in _FIELDS.items()
+            },
         }
 
     def to_json(self) -> str:
@@ -277,9 +287,6 @@ class MountOptions:
 
     def check(self) -> None:
         """Raise BadOption when values do not go together."""
-        if self.log_to == "stderr" and not self.foreground:
-            place = self.sources.get("log-to", "log-to")
-            raise BadOption(f"{place} stderr needs --foreground: in the background there is none")
         if self.low_mark >= self.high_mark:
             low, high = (
                 f"{name} {OPTIONS[name].show(value)} ({self.sources.get(name, 'default')})"

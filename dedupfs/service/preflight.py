@@ -34,6 +34,9 @@ def prepare(options: MountOptions) -> MountOptions:
         store=mounts.resolve(options.store),
         log_file=mounts.resolve(options.log_file) if options.log_file else None,
     )
+    if resolved.log_to == "stderr" and not resolved.foreground:
+        place = resolved.sources.get("log-to", "log-to")
+        raise MountError(f"{place} stderr needs --foreground: in the background there is none")
     check_free(resolved.mountpoint)
     _check_mountpoint(resolved.mountpoint)
     _check_positions(resolved)
@@ -48,16 +51,18 @@ def check_free(mountpoint: Path) -> None:
     if mount is None:
         return
     stale = mounts.is_stale(mount)
-    if mount.is_dedupfs and not stale:
+    if mounts.mount_at(mountpoint) != mount:
+        check_free(mountpoint)  # another process has cleared it meanwhile: not its state was seen
+    elif mount.is_dedupfs and not stale:
         raise MountError(
             f"{mountpoint} is already a dedupfs mount (store {mount.source}): "
             f"end it with `dedupfs umount {mountpoint}`"
         )
-    if stale and not mount.is_dedupfs:
+    elif stale and not mount.is_dedupfs:
         raise MountError(
             f"{mountpoint} is a dead {mount.fs_type} mount: clear it with `umount -l {mountpoint}`"
         )
-    if stale:
+    elif stale:
         mounts.clear_stale(mountpoint)
         check_free(mountpoint)
 

@@ -36,6 +36,7 @@ class Kind(Generic[T]):
     parse: Callable[[str], T]
     show: Callable[[T], str] = str
     choices: tuple[str, ...] = ()
+    example: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,11 @@ class Option:
         return isinstance(self.default, bool)
 
     @property
+    def example(self) -> str:
+        """A value it may have."""
+        return self.kind.example or next(iter(self.kind.choices), NONE)
+
+    @property
     def want(self) -> str:
         """What it may be, in words."""
         return f"{self.kind.want}, or none" if self.is_optional else self.kind.want
@@ -86,6 +92,10 @@ class Option:
     def show(self, value: object) -> str:
         """Return the text from which `parse` makes `value`."""
         return NONE if value is None else self.kind.show(value)
+
+    def tell(self, value: object) -> str:
+        """Return the value for a person: as typed, or what is done without one."""
+        return self.shown_default or NONE if value is None else self.kind.show(value) or NONE
 
 
 def option(  # noqa: PLR0913 - what a declaration says

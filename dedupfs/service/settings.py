@@ -82,15 +82,35 @@ def _listed(name: str, item: str, value: str | None) -> Setting:
 def resolve(mountpoint: Path, asked: Typed, environ: Mapping[str, str]) -> MountOptions:
     """Return the options of a mount at `mountpoint`, paths resolved; raises BadOption."""
     resolved = mounts.resolve(mountpoint)
-    layer: Layer = {}
-    for file in config.load_all(asked.config, environ):
-        layer |= file.layer(resolved)
-    layer |= config.environment_layer(environ)
-    layer |= asked.layer
+    layer = _merged(resolved, asked, environ)
     values = {name: _absolute(setting.value) for name, setting in layer.items()}
-    values.setdefault("store", default_store(resolved))
     sources = {name: setting.source for name, setting in layer.items()}
     return MountOptions(resolved, default_store(resolved)).changed(values, sources)
+
+
+def document(
+    mountpoint: Path | None, config_file: Path | None, environ: Mapping[str, str]
+) -> dict[str, object]:
+    """Return, as `MountOptions.document`, what a mount would use if no flag were typed.
+
+    With None: what is the same for all mounts. Raises BadOption.
+    """
+    asked = Typed(config=config_file)
+    if mountpoint is not None:
+        return resolve(mountpoint, asked, environ).document()
+    found = resolve(Path("/"), asked, environ).document()
+    options = found["options"]
+    assert isinstance(options, dict), "see document"
+    if "store" not in _merged(None, asked, environ):
+        options["store"]["value"] = OPTIONS["store"].shown_default
+    return {**found, "mountpoint": None}
+
+
+def _merged(mountpoint: Path | None, asked: Typed, environ: Mapping[str, str]) -> Layer:
+    layer: Layer = {}
+    for file in config.load_all(asked.config, environ):
+        layer |= file.layer(mountpoint) if mountpoint is not None else file.common
+    return layer | config.environment_layer(environ) | asked.layer
 
 
 def _absolute(value: object) -> object:

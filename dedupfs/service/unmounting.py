@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dedupfs.service.mounts import Mount
 
 _LOOK_AROUND_S: Final = 3.0
+_CLEARED: Final = "{}: the daemon was gone, cleared the stale mount"
 
 
 def end_mount(path: Path) -> str:
@@ -25,7 +26,7 @@ def end_mount(path: Path) -> str:
     """
     mount = _dedupfs_mount(mounts.resolve(path))
     if mounts.is_stale(mount) and mounts.clear_stale(mount.path):
-        return f"{mount.path}: the daemon was gone, cleared the stale mount"
+        return _CLEARED.format(mount.path)
     with client.witness(mount.store) as witness:
         process = _open_process(witness.pid) if witness else None
         try:
@@ -37,6 +38,12 @@ def end_mount(path: Path) -> str:
             if process is not None:
                 os.close(process)
     return ""
+
+
+def clear_dead(path: Path) -> str:
+    """Take a mount away if its daemon is gone, leave all else; return what there is to tell, or ""."""
+    resolved = mounts.resolve(path)
+    return _CLEARED.format(resolved) if mounts.clear_stale(resolved) else ""
 
 
 def _unmount(mount: Mount) -> None:

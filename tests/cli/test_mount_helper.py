@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[MountOptions]:
         return 0
 
     monkeypatch.setattr(mounting, "mount", record)
+    monkeypatch.setenv("DEDUPFS_CONFIG", os.devnull)
     return found
 
 

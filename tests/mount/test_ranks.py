@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -97,3 +98,21 @@ def test_a_killed_daemons_mount_is_replaced_while_processes_still_hold_it(one: M
         finally:
             holder.kill()
     one.stop()
+
+
+def test_a_mount_tells_its_options_and_where_each_came_from(
+    one: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEDUPFS_CAPACITY", "200G")
+    one.arguments += ["--log-format", "json", "-o", "log_level=debug"]
+    one.start()
+    monkeypatch.delenv("DEDUPFS_CAPACITY")
+    found = json.loads(dedupfs("config", "show", one.path, "--json").stdout)
+    assert found["mounted"] is True
+    assert found["options"]["capacity"] == {"value": "200G", "source": "DEDUPFS_CAPACITY"}
+    assert found["options"]["log-level"] == {"value": "debug", "source": "-o log-level"}
+    assert found["options"]["store"] == {"value": str(one.store), "source": "--store"}
+    assert found["options"]["high-mark"]["source"] == "default"
+    one.stop()
+    for line in (one.store / "dedupfs.log").read_text().splitlines():
+        assert {"time", "level", "logger", "message"} <= set(json.loads(line))

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dedupfs.core.errors import MountError
-from dedupfs.service import journal
+from dedupfs.service import journal, preflight
 from dedupfs.service.logs import DaemonLog
 from dedupfs.service.options import OPTIONS, MountOptions
-from dedupfs.service.schema import BadOption
 from mount.mounted import dedupfs, one_line
 
 if TYPE_CHECKING:
@@ -136,8 +135,8 @@ def test_without_a_journal_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_stderr_in_the_background_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match="log-to stderr needs --foreground"):
-        options(tmp_path, log_to="stderr")
+    with pytest.raises(MountError, match="log-to stderr needs --foreground"):
+        preflight.prepare(options(tmp_path, log_to="stderr"))
 
 
 @pytest.mark.parametrize("mode", [[], ["--foreground"]])

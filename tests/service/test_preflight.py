@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dedupfs.core.errors import MountError
-from dedupfs.service import preflight
+from dedupfs.service import mounts, preflight
 from dedupfs.service.options import MountOptions
 
 if TYPE_CHECKING:
@@ -93,3 +93,12 @@ def test_a_missing_fuse_device(
     text = refusal(mountpoint, tmp_path / "s")
     assert "modprobe fuse" in text
     assert "--device /dev/fuse" in text
+
+
+def test_a_dead_mount_that_another_process_clears_meanwhile_is_no_live_one(
+    mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = mounts.Mount(1, 2, 3, mountpoint, mounts.FS_TYPE, "/s")
+    looks = iter([dead])
+    monkeypatch.setattr(mounts, "mount_at", lambda _path: next(looks, None))
+    preflight.check_free(mountpoint)
