@@ -56,6 +56,8 @@ FINGERPRINT_BYTES: Final = 16
 # at             | what
 # ---------------|--------------------------------------------------------------------------------
 # 0              | JOURNAL_HEAD: magic 8, epoch u64, boot id 16, mount id u64; then u64 checksum
+# 512            | LMDB's transaction that began it u64; then u64 checksum. Zeros in old journals,
+#                | whose transaction was durable before they were used
 # 1024, 2048     | JOURNAL_MARK: sequence u64, position u64; then u64 checksum: the valid one of
 #                | the higher sequence says up to where the journal and all data are durable
 # 4096           | records: RECORD_HEAD: length u32, u64 checksum seeded with the position; changes
@@ -63,6 +65,7 @@ FINGERPRINT_BYTES: Final = 16
 JOURNAL_MAGIC: Final = b"dedupfsJ"
 JOURNAL_HEAD: Final = struct.Struct(">8sQ16sQ")
 JOURNAL_MARK: Final = struct.Struct(">QQ")
+JOURNAL_BASE_AT: Final = 512
 JOURNAL_MARK_AT: Final = (1024, 2048)
 JOURNAL_RECORDS_AT: Final = 4096
 RECORD_HEAD: Final = struct.Struct(">IQ")

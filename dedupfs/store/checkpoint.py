@@ -72,8 +72,22 @@ class Checkpoints:
         if not succeeded:
             self._segments.give_back(checkpoint.unsynced)
             self._index.give_back_unmarked_frees(self._being_marked)
+        else:
+            self._index.remove_old_journals()
         self._being_marked = {}
         self.held_up.clear()
+
+    def begin_fold(self) -> None:
+        """Put the journal into LMDB and start the next; the next checkpoint makes that durable.
+
+        Raises OSError, NoSpace, Damaged as `begin` does.
+        """
+        self._check_not_lost()
+        try:
+            self._index.fold()
+        except NotKept:
+            self._note_lost()
+            raise
 
     def fold(self, *, clean: bool = False) -> None:
         """Make all durable and start the next journal; blocks. No checkpoint may be under way.
@@ -85,6 +99,9 @@ class Checkpoints:
         try:
             unsynced.sync()
             self._index.fold(clean=clean)
+            if not clean:
+                self._index.marker().mark(self._index.position)
+                self._index.remove_old_journals()
         except BaseException as error:
             if isinstance(error, NotKept):
                 self._note_lost()

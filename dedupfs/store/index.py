@@ -1,8 +1,8 @@
 """The index: transactions over LMDB tables, whole after a kill and after a power cut.
 
 The only module that speaks LMDB. One LMDB write transaction stays open; an operation changes it, and what it changed is appended
-to the journal before the operation is acknowledged. `fold` commits it, durably, and starts the next
-journal. DESIGN.md has a commit for each operation and pins the checkpoint's pages with a read
+to the journal before the operation is acknowledged. `fold` commits it and starts the next journal;
+the commit is synced with that one's first mark, by a worker (store.rollback). DESIGN.md has a commit for each operation and pins the checkpoint's pages with a read
 transaction. Measured, such a commit rewrites 15 to 35 pages for a create and its close, and pages
 freed under the pin are not used again: 5 s of creates grew the index by hundreds of MB. A journal
 record is under 1 KB, LMDB's own sync is then all a power cut needs, and no page is ever put back.
@@ -15,14 +15,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import struct
 from typing import TYPE_CHECKING, Final
 
 import lmdb
 
 from dedupfs.core.errors import Corrupt, NoSpace, QuotaExceeded, StoreError, StoreTooNew
-from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
-from dedupfs.store import instance, journal
+from dedupfs.core.format import (
+    FORMAT_VERSION,
+    JOURNAL_RECORDS_AT,
+    TABLES,
+    U32,
+    U64,
+    Counters,
+)
+from dedupfs.store import instance, journal, rollback
 from dedupfs.store.journal import Change, Journal, Row
 from dedupfs.store.reserve import Reserve
 from dedupfs.store.txn import LAST_KEY, Txn
@@ -56,7 +64,8 @@ class Index:
         self._path = path
         self._instance = instance.current(path.parent)
         path.mkdir(mode=0o700, exist_ok=True)
-        self._env = open_environment(path)
+        make_tables(path)
+        self._env = open_environment(path, sync=False)
         try:
             self._open()
         except lmdb.Error as error:
@@ -73,11 +82,9 @@ class Index:
         self.changes_made = 0
         self.fold_soon = False  # asked for by who wants a snapshot
         self._tables: dict[str, lmdb._Database] = {}
-        with self._env.begin(write=True) as txn:
+        with self._env.begin(write=True) as txn:  # changes nothing: so nothing is committed
             for table in TABLES:
-                self._tables[table] = self._env.open_db(table.encode(), txn=txn)
-                if table in _OFTEN_EMPTY:
-                    txn.put(LAST_KEY, b"", db=self._tables[table], overwrite=False)
+                self._tables[table] = self._env.open_db(table.encode(), txn=txn, create=False)
         self.counters = Counters()
         self.reserve = Reserve(self._path / "reserve")
         try:
@@ -93,6 +100,8 @@ class Index:
         try:
             self._replay()
             self._fold()
+            self.marker().mark(self.position)
+            self.remove_old_journals()
             self._suspect.unlink(missing_ok=True)
         except BaseException:
             with contextlib.suppress(lmdb.Error):
@@ -246,7 +255,10 @@ class Index:
     @property
     def is_marked(self) -> bool:
         """Whether a power cut would lose nothing."""
-        return self._journal is not None and self._journal.marked == self._journal.position
+        journal = self._journal
+        return (
+            journal is not None and journal.is_base_durable and journal.marked == journal.position
+        )
 
     @property
     def unmarked_frees(self) -> dict[int, set[int]]:
@@ -265,7 +277,7 @@ class Index:
 
     @property
     def _suspect(self) -> Path:
-        return self._path / "suspect"
+        return self._path / journal.SUSPECT
 
     def note_lost(self) -> None:
         """Let the next start go back to the last checkpoint: the disk did not keep what came after.
@@ -310,10 +322,11 @@ class Index:
             raise StoreError(f"index: {error}") from error
 
     def fold(self, *, clean: bool = False) -> None:
-        """Commit everything to LMDB, durably, and start the next journal.
+        """Commit everything to LMDB and start the next journal; the next mark makes it durable.
 
-        All segment bytes the index refers to must be durable. `clean` says that the process ends
-        in order: no journal follows. Raises NoSpace; the old journal then goes on.
+        `clean` says that the process ends in order: it is durable on return and no journal follows,
+        and all segment bytes the index refers to must be. Raises NoSpace; the old journal then
+        goes on.
         """
         assert not self._writing, "not inside a transaction"
         try:
@@ -330,15 +343,16 @@ class Index:
 
     def _fold(self, *, clean: bool = False) -> None:
         old = self._journal
-        new = None if clean else self._next_journal()
+        if old is not None and not old.is_base_durable:
+            old.mark(JOURNAL_RECORDS_AT)  # a commit may write where the one before the last was
+        new = self._next_journal()
         try:
             self._txn.put("meta", b"epoch", U64.pack(self._epoch + 1))
             self._txn.put("meta", b"clean", U32.pack(int(clean)))
             self._txn.changes.clear()
             self._txn.lmdb_txn.commit()
         except lmdb.Error as error:
-            if new is not None:
-                new.remove()
+            new.remove()
             if old is not None:
                 self._rebuild()
             raise NoSpace(f"index: {error}") from error
@@ -348,15 +362,26 @@ class Index:
         self._journal = new
         if old is not None:
             old.close()
+        if clean:
+            new.mark(new.position)
+            new.close()
+            self._journal = None
+            self.remove_old_journals()
+        else:
+            self._txn.lmdb_txn = self._env.begin(write=True)
+
+    def remove_old_journals(self) -> None:
+        """Remove what the last commit has, if that is durable."""
+        new = self._journal
+        if new is not None and not new.is_base_durable:
+            return
         for path in self._path.glob("journal-*"):
             if new is None or path != new.path:
                 path.unlink()
-        if not clean:
-            self._txn.lmdb_txn = self._env.begin(write=True)
 
     def _next_journal(self) -> Journal:
         try:
-            return Journal(self._path, self._epoch + 1, self._instance)
+            return Journal(self._path, self._epoch + 1, self._instance, self._txn.lmdb_txn.id())
         except OSError as error:
             raise _FULL.get(error.errno or 0, StoreError)(f"journal: {error.strerror}") from error
 
@@ -378,6 +403,8 @@ def peek(path: Path) -> tuple[Counters, int]:
 
     Changes nothing. Raises StoreTooNew, Corrupt.
     """
+    if rollback.is_needed(path, instance.current(path.parent)):
+        raise Corrupt(f"index {path}: the power went while it was saved: the next mount mends that")
     try:
         env = lmdb.open(str(path), readonly=True, lock=False, create=False, max_dbs=len(TABLES))
         with contextlib.closing(env), env.begin() as txn:
@@ -410,10 +437,37 @@ def _journalled_counters(path: Path) -> bytes | None:
     return last
 
 
-def open_environment(path: Path, *, lock: bool = True) -> lmdb.Environment:
+def make_tables(path: Path) -> None:
+    """Make the tables that are missing, durably, and what a killed process committed. Raises Corrupt.
+
+    Later commits can be taken back (store.rollback), this one not.
+    """
+    env = open_environment(path)
+    try:
+        with contextlib.closing(env), env.begin(write=True) as txn:
+            for table in TABLES:
+                database = env.open_db(table.encode(), txn=txn)
+                if table in _OFTEN_EMPTY:
+                    txn.put(LAST_KEY, b"", db=database, overwrite=False)
+        sync_data(path)
+    except lmdb.Error as error:
+        raise Corrupt(f"index {path}: {error}") from error
+
+
+def sync_data(path: Path) -> None:
+    """Make LMDB's file durable. Raises OSError."""
+    fd = os.open(path / journal.DATA, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        journal.sync_file(fd)
+    finally:
+        os.close(fd)
+
+
+def open_environment(path: Path, *, lock: bool = True, sync: bool = True) -> lmdb.Environment:
     """Open LMDB in folder `path`, made if missing; raise Corrupt, or StoreError for want of room.
 
-    Without `lock` the caller sees to it that nobody else has it open.
+    Without `lock` the caller sees to it that nobody else has it open; without `sync` that commits
+    become durable.
     """
     map_bytes = _MAP_BYTES
     while True:
@@ -423,6 +477,7 @@ def open_environment(path: Path, *, lock: bool = True) -> lmdb.Environment:
                 map_size=map_bytes,
                 max_dbs=len(TABLES),
                 lock=lock,
+                sync=sync,
                 readahead=False,
                 meminit=False,
                 mode=0o600,

@@ -2,7 +2,9 @@
 
 A record is one index transaction: the rows it set and removed. It is written to the page cache
 before the operation is acknowledged, so a killed process loses nothing. `mark` makes durable how
-far the journal may be replayed after a power cut; nothing behind the mark was promised.
+far the journal may be replayed after a power cut; nothing behind the mark was promised. A journal
+is begun by a commit of LMDB that is not synced; its first mark makes that durable, too, and says so
+(store.rollback).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dedupfs.core.errors import Corrupt
 from dedupfs.core.format import (
     CHANGE,
     CHANGE_DELETED,
+    JOURNAL_BASE_AT,
     JOURNAL_HEAD,
     JOURNAL_MAGIC,
     JOURNAL_MARK,
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 _RESERVED_BYTES: Final = 1 << 20
 _KEY_MAX_BYTES: Final = 511  # LMDB's limit
 _LOOK_BYTES: Final = 64 << 10
+DATA: Final = "data.mdb"  # LMDB's file
+SUSPECT: Final = "suspect"  # there: the disk did not keep what came after the last checkpoint
 
 
 class Change(NamedTuple):
@@ -52,17 +57,24 @@ Row: TypeAlias = tuple[int, bytes, bytes | None]
 class Journal:
     """A journal being written."""
 
-    def __init__(self, folder: Path, epoch: int, instance: Instance) -> None:
-        """Make the journal of `epoch` in `folder`, durably. Raises OSError."""
+    def __init__(self, folder: Path, epoch: int, instance: Instance, txn: int) -> None:
+        """Make the journal of `epoch` in `folder`, durably. Raises OSError.
+
+        It is begun by LMDB's transaction `txn`, which is not committed yet.
+        """
         self.path = path_of(folder, epoch)
         self.position = JOURNAL_RECORDS_AT
         self.marked = JOURNAL_RECORDS_AT
         self._sequence = 0
+        self.is_base_durable = False  # the commit that begins it
+        self._data_fd = os.open(folder / DATA, os.O_RDONLY | os.O_CLOEXEC)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(self._fd, 0, _RESERVED_BYTES)
             head = JOURNAL_HEAD.pack(JOURNAL_MAGIC, epoch, *instance)
             os.pwrite(self._fd, head + _checksum(head), 0)
+            base = U64.pack(txn)
+            os.pwrite(self._fd, base + _checksum(base), JOURNAL_BASE_AT)
             os.fsync(self._fd)
             sync_folder(folder)
         except BaseException:
@@ -89,17 +101,21 @@ class Journal:
 
     def mark(self, position: int) -> None:
         """Make everything before `position` durable. May run in a worker thread. Raises OSError."""
+        if not self.is_base_durable:
+            sync_file(self._data_fd)
         sequence = self._sequence + 1
         mark = JOURNAL_MARK.pack(sequence, position)
         os.pwrite(self._fd, mark + _checksum(mark), JOURNAL_MARK_AT[sequence % 2])
         sync_file(self._fd)
         self._sequence = sequence
         self.marked = max(self.marked, position)
+        self.is_base_durable = True
 
     def close(self) -> None:
         """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
+            os.close(self._data_fd)
             self._fd = -1
 
     def remove(self) -> None:
@@ -114,6 +130,37 @@ class Found(NamedTuple):
     raw: bytes
     stop: int  # how far it is to be replayed
     is_cache_lost: bool  # by a power cut or the like: what was not durable is gone
+
+
+class Beginning(NamedTuple):
+    """What the head of a journal says."""
+
+    written_by: Instance
+    txn: int  # LMDB's transaction that began it
+    is_marked: bool  # and is durable, then
+
+
+def beginning(path: Path) -> Beginning | None:
+    """Return what the head of a journal says; None: it is not whole, or says nothing of LMDB."""
+    with path.open("rb") as file:
+        raw = file.read(JOURNAL_RECORDS_AT)
+    head = raw[: JOURNAL_HEAD.size]
+    base = raw[JOURNAL_BASE_AT : JOURNAL_BASE_AT + U64.size]
+    for part, at in ((head, JOURNAL_HEAD.size), (base, JOURNAL_BASE_AT + U64.size)):
+        if raw[at : at + U64.size] != _checksum(part):
+            return None
+    _magic, _epoch, boot_id, mount_id = JOURNAL_HEAD.unpack(head)
+    return Beginning(Instance(boot_id, mount_id), U64.unpack(base)[0], len(_marks(raw)) > 1)
+
+
+def _marks(raw: bytes) -> list[tuple[int, int]]:
+    """Return the whole marks: sequence and position; first the one that every journal has."""
+    marks = [(0, JOURNAL_RECORDS_AT)]
+    for at in JOURNAL_MARK_AT:
+        mark = raw[at : at + JOURNAL_MARK.size]
+        if raw[at + len(mark) : at + len(mark) + U64.size] == _checksum(mark):
+            marks.append(JOURNAL_MARK.unpack(mark))
+    return marks
 
 
 def path_of(folder: Path, epoch: int) -> Path:
@@ -136,11 +183,7 @@ def load(path: Path, epoch: int, now: Instance, *, is_lost: bool = False) -> Fou
         raise Corrupt(f"{path}: a journal of epoch {found_epoch}, want {epoch}")
     written_by = Instance(boot_id, mount_id)
     lost = is_lost or is_cache_lost(written_by, now, is_any_cached=is_any_cached)
-    marks = [(0, JOURNAL_RECORDS_AT)]
-    for at in JOURNAL_MARK_AT:
-        mark = raw[at : at + JOURNAL_MARK.size]
-        if raw[at + len(mark) : at + len(mark) + U64.size] == _checksum(mark):
-            marks.append(JOURNAL_MARK.unpack(mark))
+    marks = _marks(raw)
     marked = max(marks)[1]
     _check_whole(path, raw, min(marks[-2:])[1] if lost else marked, is_cache_lost=lost)
     return Found(raw, marked if lost else len(raw), lost)

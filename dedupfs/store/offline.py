@@ -2,7 +2,8 @@
 
 Beside `store.index` the only module that speaks LMDB. Nothing on disk changes before `commit`: the
 journal is replayed into the transaction, which is dropped at the end of the block, and LMDB's lock
-file is not used (the store's own lock must be held).
+file is not used (the store's own lock must be held). Only a commit that a power cut may have torn is
+taken back first (store.rollback): nothing could be read else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import lmdb
 
 from dedupfs.core.errors import Corrupt, NoSpace, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
-from dedupfs.store import digest, instance, journal, pages
+from dedupfs.store import digest, instance, journal, pages, rollback
 from dedupfs.store.index import open_environment
 from dedupfs.store.txn import Txn
 
@@ -147,6 +148,7 @@ def opened(path: Path) -> Iterator[Offline]:
 
     Raises Corrupt when it cannot be read, StoreTooNew.
     """
+    rollback.roll_back(path, instance.current(path))
     pages.check(path / "data.mdb")
     env = open_environment(path, lock=False)
     index: Offline | None = None

@@ -16,10 +16,12 @@ from dedupfs.store import (
     digest,
     extents,
     freeing,
+    instance,
     pages,
     reading,
     recovery,
     resident,
+    rollback,
     shares,
 )
 from dedupfs.store.backup import Backup, Backups
@@ -97,6 +99,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"store {path}: {error.strerror}") from error
         try:
+            rollback.roll_back(path / STORE_FILES["index"], instance.current(path))
             pages.check_store(path)
             digest.remove(path / STORE_FILES["index"])
             index = Index(path / STORE_FILES["index"])
@@ -249,7 +252,7 @@ class Store:
         if not self.index.wants_fold:
             return
         try:
-            self._checkpoints.fold()
+            self._checkpoints.begin_fold()
         except (FsError, StoreError, OSError) as error:
             # The journal goes on, and all is durable: nobody who waits for that need know.
             log.warning("folding the journal, to be tried again: %s", error)

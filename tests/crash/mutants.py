@@ -7,8 +7,6 @@ import stat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
-import lmdb
-
 from dedupfs.store import checkpoint, index, instance, journal, segments
 
 if TYPE_CHECKING:
@@ -66,20 +64,31 @@ def _no_mark_sync() -> None:
 
 
 def _no_lmdb_sync() -> None:
-    def open_unsynced(*args: object, **keywords: object) -> lmdb.Environment:
-        return lmdb.open(*args, **{**keywords, "sync": False, "metasync": False})
-
-    _replace(index, "lmdb", SimpleNamespace(**{**vars(lmdb), "open": open_unsynced}))
+    _replace(index.Index, "_next_journal", _with_base_durable(index.Index._next_journal))
 
 
-def _fold_before_segments() -> None:
-    def fold(self: checkpoint.Checkpoints, *, clean: bool = False) -> None:
-        unsynced = self._segments.take_unsynced()
-        self._index.fold(clean=clean)
-        self._index.take_unmarked_frees()
-        unsynced.sync()
+def _with_base_durable(
+    make: Callable[[Index], journal.Journal],
+) -> Callable[[Index], journal.Journal]:
+    def made(self: Index) -> journal.Journal:
+        new = make(self)
+        new.is_base_durable = True
+        return new
 
-    _replace(checkpoint.Checkpoints, "fold", fold)
+    return made
+
+
+def _old_journal_at_once() -> None:
+    """A fold removes the old journal before its commit is durable."""
+    whole = index.Index.fold
+
+    def fold(self: Index, *, clean: bool = False) -> None:
+        whole(self, clean=clean)
+        for path in self._path.glob("journal-*"):
+            if self._journal is None or path != self._journal.path:
+                path.unlink()
+
+    _replace(index.Index, "fold", fold)
 
 
 def _mark_before_segments() -> None:
@@ -160,7 +169,7 @@ MUTANTS = {
     "no-journal-name": Mutant(_no_journal_name, "fsync of the folder of a new journal"),
     "no-mark-sync": Mutant(_no_mark_sync, "fdatasync of journal and mark"),
     "no-lmdb-sync": Mutant(_no_lmdb_sync, "LMDB's own syncs"),
-    "fold-before-segments": Mutant(_fold_before_segments, "segments synced before the fold"),
+    "old-journal-at-once": Mutant(_old_journal_at_once, "the old journal kept until a mark"),
     "mark-before-segments": Mutant(_mark_before_segments, "segments synced before the mark"),
     "journal-after-fold": Mutant(_journal_after_fold, "the new journal durable before the fold"),
     "old-journal-first": Mutant(_old_journal_first, "the old journal kept until the fold"),

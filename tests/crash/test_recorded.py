@@ -15,7 +15,7 @@ from crash.history import History, Lost, verify
 from crash.mutants import MUTANTS, SOUND
 from crash.recording import Recording, record
 from crash.states import cuts
-from dedupfs.store import instance
+from dedupfs.store import instance, rollback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,3 +119,17 @@ def test_a_store_with_one_thing_left_out_is_caught(
             figures(f"  without {MUTANTS[mutant].what}: caught in state {number}: {error.short}")
             return
     pytest.fail(f"blind: nobody misses {MUTANTS[mutant].what}")
+
+
+def test_a_start_that_keeps_a_torn_commit_is_caught(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch, figures: Callable[[str], None]
+) -> None:
+    monkeypatch.setattr(rollback, "roll_back", lambda _index, _now: False)
+    tries = Tries(tmp_path, scratch, SOUND)
+    for number, cut in zip(range(MUTANT_STATES_MAX), tries.cuts(), strict=False):
+        try:
+            tries.attempt(cut, monkeypatch)
+        except Lost as error:
+            figures(f"  without taking torn commits back: caught in state {number}: {error.short}")
+            return
+    pytest.fail("blind: nobody misses that torn commits are taken back")
