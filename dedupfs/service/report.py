@@ -61,7 +61,7 @@ def is_store(path: Path) -> bool:
 
 
 def _from_index(store: Path) -> dict[str, object]:
-    from dedupfs.store.index import peek  # noqa: PLC0415 - a live daemon makes LMDB unnecessary
+    from dedupfs.store.environment import peek  # noqa: PLC0415 - a live daemon makes LMDB unnecessary
 
     index = store / STORE_FILES["index"]
     try:

@@ -1,6 +1,6 @@
 """The index of a store nobody has mounted, in one transaction: looked at, or changed as a whole.
 
-Beside `store.index` the only module that speaks LMDB. Nothing on disk changes before `commit`: the
+Nothing on disk changes before `commit`: the
 journal is replayed into the transaction, which is dropped at the end of the block, and LMDB's lock
 file is not used (the store's own lock must be held). Only a commit that a power cut may have torn is
 taken back first (store.rollback): nothing could be read else.
@@ -16,7 +16,7 @@ import lmdb
 from dedupfs.core.errors import Corrupt, NoSpace, StoreTooNew
 from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
 from dedupfs.store import digest, instance, journal, pages, rollback
-from dedupfs.store.index import open_environment
+from dedupfs.store.environment import open_environment
 from dedupfs.store.txn import Txn
 
 if TYPE_CHECKING:

@@ -1,0 +1,117 @@
+"""LMDB's environment: opened, given its tables, looked at while nobody has it open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+import lmdb
+
+from dedupfs.core.errors import Corrupt, StoreError, StoreTooNew
+from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, Counters
+from dedupfs.store import instance, journal, rollback
+from dedupfs.store.txn import LAST_KEY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Address space only: the file grows as it is used. Halved until the process may map it.
+_MAP_BYTES: Final = 1 << 40
+_MAP_MIN_BYTES: Final = 1 << 30
+_OFTEN_EMPTY: Final = ("orphans", "frees", "damaged")
+
+
+def peek(path: Path) -> tuple[Counters, int]:
+    """Return the counters and the size in bytes of an index nobody has open.
+
+    Changes nothing. Raises StoreTooNew, Corrupt.
+    """
+    if rollback.is_needed(path, instance.current(path.parent)):
+        raise Corrupt(f"index {path}: the power went while it was saved: the next mount mends that")
+    try:
+        env = lmdb.open(str(path), readonly=True, lock=False, create=False, max_dbs=len(TABLES))
+        with contextlib.closing(env), env.begin() as txn:
+            meta = env.open_db(b"meta", txn=txn, create=False)
+            version = U32.unpack(txn.get(b"format", U32.pack(0), db=meta))[0]
+            if version > FORMAT_VERSION:
+                raise StoreTooNew(
+                    f"the store has format {version}, this dedupfs reads up to {FORMAT_VERSION}: "
+                    "use a newer dedupfs"
+                )
+            folded = txn.get(b"counters", db=meta)
+            size_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    except (lmdb.Error, struct.error) as error:
+        raise Corrupt(f"index {path}: {error}") from error
+    raw = _journalled_counters(path) or folded
+    return Counters.unpack(raw) if raw else Counters(), size_bytes
+
+
+def _journalled_counters(path: Path) -> bytes | None:
+    """Return the counters a killed process wrote last, if it left a journal."""
+    now = instance.current(path.parent)
+    last = None
+    # A kill in a fold may leave two: the second is empty then, or LMDB has the first already.
+    for left in sorted(path.glob("journal-*")):
+        found = journal.load(left, int(left.name.removeprefix("journal-"), 16), now)
+        for record in journal.records(found.raw, found.stop):
+            for table, key, value in record:
+                if TABLES[table] == "meta" and key == b"counters":
+                    last = value
+    return last
+
+
+def make_tables(path: Path) -> None:
+    """Make the tables that are missing, durably, and what a killed process committed. Raises Corrupt.
+
+    Later commits can be taken back (store.rollback), this one not.
+    """
+    env = open_environment(path)
+    try:
+        with contextlib.closing(env), env.begin(write=True) as txn:
+            for table in TABLES:
+                database = env.open_db(table.encode(), txn=txn)
+                if table in _OFTEN_EMPTY:
+                    txn.put(LAST_KEY, b"", db=database, overwrite=False)
+        sync_data(path)
+    except lmdb.Error as error:
+        raise Corrupt(f"index {path}: {error}") from error
+
+
+def sync_data(path: Path) -> None:
+    """Make LMDB's file durable. Raises OSError."""
+    fd = os.open(path / journal.DATA, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        journal.sync_file(fd)
+    finally:
+        os.close(fd)
+
+
+def open_environment(path: Path, *, lock: bool = True, sync: bool = True) -> lmdb.Environment:
+    """Open LMDB in folder `path`, made if missing; raise Corrupt, or StoreError for want of room.
+
+    Without `lock` the caller sees to it that nobody else has it open; without `sync` that commits
+    become durable.
+    """
+    map_bytes = _MAP_BYTES
+    while True:
+        try:
+            return lmdb.open(
+                str(path),
+                map_size=map_bytes,
+                max_dbs=len(TABLES),
+                lock=lock,
+                sync=sync,
+                readahead=False,
+                meminit=False,
+                mode=0o600,
+            )
+        except lmdb.MemoryError:
+            if map_bytes <= _MAP_MIN_BYTES:
+                raise StoreError(
+                    f"index {path}: not enough address space (see ulimit -v)"
+                ) from None
+            map_bytes //= 2
+        except lmdb.Error as error:
+            raise Corrupt(f"index {path}: {error}") from error

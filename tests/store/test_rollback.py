@@ -1,0 +1,122 @@
+"""A commit that the disk had not kept when the power went: what was promised before it must be there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dedupfs.core.errors import Corrupt
+from dedupfs.core.types import ROOT_INO
+from dedupfs.store import instance, journal, rollback
+from dedupfs.store.environment import peek
+from vfs.world import World
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = 4096
+OTHER_BOOT = instance.Instance(b"another boot id.", 1)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "store")
+
+
+def checkpoint(world: World) -> None:
+    found = world.store.begin_checkpoint()
+    assert found is not None
+    found.write()
+    world.store.end_checkpoint(found, succeeded=True)
+
+
+def filled(world: World) -> None:
+    """Names until a checkpoint, and a fold behind it that is not durable."""
+    for number in range(50):
+        world.create(b"kept-%d" % number, os.urandom(5000))
+    world.store.index.fold_soon = True
+    checkpoint(world)
+    assert not world.store.index.is_marked, "the commit is not synced"
+    for number in range(50):
+        world.create(b"late-%d" % number, os.urandom(5000))
+
+
+def cut(world: World, monkeypatch: pytest.MonkeyPatch, *, keeps: str) -> Path:
+    """Return a copy of the index as the power cut left it: `keeps` of the torn commit."""
+    index = world.path / "index"
+    with (index / "data.mdb").open("rb") as file:
+        whole = bytearray(file.read())
+    before = world.torn_before  # type: ignore[attr-defined]
+    if keeps == "meta":
+        torn = bytearray(before.ljust(len(whole), b"\0"))
+        torn[: 2 * PAGE] = whole[: 2 * PAGE]
+    elif keeps == "pages":
+        torn = whole
+        torn[: 2 * PAGE] = before[: 2 * PAGE]
+    else:
+        torn = {"all": whole, "nothing": bytearray(before)}[keeps]
+    world.store.index.close()
+    world.store._lock.release()
+    (index / "data.mdb").write_bytes(torn)
+    monkeypatch.setattr(instance, "current", lambda _folder: OTHER_BOOT)
+    return index
+
+
+@pytest.mark.parametrize("keeps", ["meta", "pages", "all", "nothing"])
+def test_all_of_the_last_checkpoint_is_there(
+    world: World, monkeypatch: pytest.MonkeyPatch, keeps: str
+) -> None:
+    fold = world.store.index.fold
+
+    def noted(**how: bool) -> None:
+        world.torn_before = (world.path / "index/data.mdb").read_bytes()  # type: ignore[attr-defined]
+        fold(**how)
+
+    monkeypatch.setattr(world.store.index, "fold", noted)
+    filled(world)
+    index = cut(world, monkeypatch, keeps=keeps)
+    has_meta = keeps in {"meta", "all"}
+    assert rollback.is_needed(index, OTHER_BOOT) == has_meta
+    if has_meta:
+        with pytest.raises(Corrupt, match="next mount"):
+            peek(index)
+    copy = index.parent.with_name("again")
+    shutil.copytree(index.parent, copy)  # the power goes again after the commit was taken back
+    assert rollback.roll_back(copy / "index", OTHER_BOOT) == has_meta
+    assert not rollback.roll_back(copy / "index", OTHER_BOOT)
+    for path in (index.parent, copy):
+        again = World(path)
+        assert {b"kept-%d" % number for number in range(50)} <= set(again.names(ROOT_INO))
+        again.close()
+
+
+def test_a_killed_process_loses_nothing_and_nothing_is_taken_back(world: World) -> None:
+    filled(world)
+    index = world.path / "index"
+    assert not rollback.is_needed(index, instance.current(world.path))
+    world.crash()
+    assert len(world.names()) == 100
+    world.close()
+
+
+def test_once_marked_a_commit_stays(world: World) -> None:
+    filled(world)
+    index = world.path / "index"
+    assert rollback.is_needed(index, OTHER_BOOT)
+    assert len(list(index.glob("journal-*"))) == 2, "the old one is needed until then"
+    checkpoint(world)
+    assert not rollback.is_needed(index, OTHER_BOOT)
+    assert len(list(index.glob("journal-*"))) == 1
+    world.close()
+
+
+def test_a_journal_cut_off_while_it_was_made_takes_nothing_back(world: World) -> None:
+    filled(world)
+    checkpoint(world)
+    index = world.path / "index"
+    journal.path_of(index, world.store.index.epoch + 1).write_bytes(b"dedupfsJ")
+    assert not rollback.is_needed(index, OTHER_BOOT)
+    world.close()
