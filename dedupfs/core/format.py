@@ -6,6 +6,7 @@ Integers are big-endian, so keys sort by value. Ranges are half-open: `start..st
 from __future__ import annotations
 
 import dataclasses
+import operator
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -159,7 +160,7 @@ class Counters:
 
     def pack(self) -> bytes:
         """Return the index value of these counters."""
-        return COUNTERS.pack(*(getattr(self, name) for name in COUNTER_NAMES))
+        return COUNTERS.pack(*_COUNTS(self))
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self:
@@ -170,6 +171,7 @@ class Counters:
 
 
 COUNTER_NAMES: Final = tuple(field.name for field in dataclasses.fields(Counters))
+_COUNTS: Final = operator.attrgetter(*COUNTER_NAMES)  # packed in every transaction
 COUNTERS: Final = struct.Struct(f">{len(COUNTER_NAMES)}q")
 
 

@@ -168,10 +168,9 @@ class Index:
                 self._txn.put(TABLES[table], key, value)
         self._txn.changes.clear()
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[Txn]:
+    def read(self) -> Txn:
         """Open a look at the tables as the last transaction left them."""
-        yield self._txn
+        return self._txn
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Txn]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,13 @@ class Txn:
         self.counters = counters
         # By segment, the starts of freed ranges that the last checkpoint may still refer to.
         self.unmarked_frees: dict[int, set[int]] = {}
+
+    def __enter__(self) -> Self:
+        # A look is opened for each request: a generator would cost as much as what is looked at.
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """Return the value under `key`, or None."""
