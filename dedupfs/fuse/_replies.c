@@ -122,7 +122,8 @@ static ssize_t read_request(int fd, void *buffer, size_t size, void *userdata)
     ssize_t length = size > HEADS ? read_parts(fd, buffer, size) : read(fd, buffer, size);
     int error = errno;
     PyGILState_Release(gil);
-    errno = error;
+    /* Another worker was quicker: see waiting.py. pyfuse3 goes on after EINTR only. */
+    errno = length < 0 && error == EAGAIN ? EINTR : error;
     if (length < (ssize_t)sizeof(struct in_header))
         return length;
     const struct in_header *head = buffer;

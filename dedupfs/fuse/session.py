@@ -13,7 +13,7 @@ import trio
 
 from dedupfs.core.errors import MountError
 from dedupfs.core.types import IoMode
-from dedupfs.fuse import handshake, passthrough, replies
+from dedupfs.fuse import handshake, passthrough, replies, waiting
 from dedupfs.fuse.operations import Operations
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ class Session:
         else:
             granted = await handshake.negotiate(device, pyfuse3.main, stack_depth=self._stack_depth)
             self._enable_passthrough(granted=granted)
+            if extension is not None:
+                waiting.install(device)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._raise_read_ahead, name="read-ahead")
             await pyfuse3.main()
