@@ -50,6 +50,7 @@ _FULL_SIZE: Final = "1G"
 _SIZE_MIN_BYTES: Final = 1 << 20
 _RANKS_MAX: Final = 64
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_NARROW: Final = 130
 _WIDTH: Final = 150  # of tables that go to a file
 
 
@@ -343,7 +344,7 @@ def _print(report: Report) -> None:
         console.print(
             f"{target['name']}: {target['path']}, {target['file_system']}{mode}", markup=False
         )
-    for table in tables(report):
+    for table in tables(report, narrow=console.width < _NARROW):
         console.print(table)
     for job, why in report.skipped.items():
         console.print(f"left out: {job}: {why}", markup=False)

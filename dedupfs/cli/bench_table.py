@@ -16,27 +16,34 @@ if TYPE_CHECKING:
     from dedupfs.bench.report import Report
 
 _SMALL: Final = 10.0
+_THOUSANDS: Final = 100_000.0
 
 
 def number(value: float) -> str:
-    """Return a figure with three digits or more."""
-    return f"{value:.3f}" if value < _SMALL else f"{value:,.0f}"
+    """Return a figure with three digits or more, e.g. `0.188`, `2,553` or `931k`."""
+    if value < _SMALL:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if value < _THOUSANDS else f"{value / 1000:,.0f}k"
 
 
-def _cell(line: Line, target: str) -> Text:
+def _cell(line: Line, target: str, *, narrow: bool) -> Text:
     median = line.median(target)
     if median is None:
         return Text("-", style="dim")
     values = line.values[target]
     text = Text(number(median))
     if len(values) > 1:
-        text.append(f"  {number(min(values))}..{number(max(values))}", style="dim")
+        text.append("\n" if narrow else "  ")
+        text.append(f"{number(min(values))}..{number(max(values))}", style="dim")
     return text
 
 
-def tables(report: Report, lines: Sequence[Line] | None = None) -> list[Table]:
-    """Return a table of speed and one of space; those without lines are left out."""
-    shown = report.lines if lines is None else lines
+def tables(report: Report, *, narrow: bool = False) -> list[Table]:
+    """Return a table of speed and one of space; those without lines are left out.
+
+    `narrow`: least and most go under the medians.
+    """
+    shown = report.lines
     speed = [line for line in shown if line.figure.kind is not Kind.SPACE]
     space = [line for line in shown if line.figure.kind is Kind.SPACE]
     to = report.baseline
@@ -45,10 +52,10 @@ def tables(report: Report, lines: Sequence[Line] | None = None) -> list[Table]:
     )
     space_title = f"Space: the same; ratio: times as much as {to}"
     titled = [(speed, speed_title), (space, space_title)]
-    return [_table(report, some, title) for some, title in titled if some]
+    return [_table(report, some, title, narrow=narrow) for some, title in titled if some]
 
 
-def _table(report: Report, lines: Sequence[Line], title: str) -> Table:
+def _table(report: Report, lines: Sequence[Line], title: str, *, narrow: bool) -> Table:
     others = [name for name in report.names if name != report.baseline]
     if not others:
         title = title.partition("; ratio")[0]
@@ -60,10 +67,13 @@ def _table(report: Report, lines: Sequence[Line], title: str) -> Table:
         out.add_column(Text(name), justify="right")
         out.add_column("ratio", justify="right", style="bold")
     for line in lines:
-        cells: list[Text] = [_cell(line, report.baseline)]
+        cells: list[Text] = [_cell(line, report.baseline, narrow=narrow)]
         for name in others:
             ratio = line.ratio(name, report.baseline)
-            cells += [_cell(line, name), Text("-" if ratio is None else times(ratio))]
+            cells += [
+                _cell(line, name, narrow=narrow),
+                Text("-" if ratio is None else times(ratio)),
+            ]
         out.add_row(line.figure.label, line.figure.unit, *cells)
     return out
 

@@ -24,7 +24,7 @@ from dedupfs.bench.jobs import all_jobs
 from dedupfs.bench.report import Report
 from dedupfs.bench.runner import Observer, compare
 from dedupfs.bench.targets import BenchError, Place, Target, workspaces
-from dedupfs.cli.bench_table import line_text, tables
+from dedupfs.cli.bench_table import line_text, number, tables
 
 MIB = 1 << 20
 WARM = Settings(size_bytes=2 * MIB, ranks=2, entries=20, cold=False)
@@ -218,6 +218,14 @@ def test_what_a_job_lacks_is_told_and_the_others_run(
     )
     assert told == {"arrow": "pyarrow is not installed (pip install pyarrow)"}
     assert {line.job for line in lines} == {"write-new"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.188, "0.188"), (25.4, "25"), (99_999.0, "99,999"), (930_600.0, "931k"), (12e6, "12,000k")],
+)
+def test_a_figure_is_short_and_keeps_what_tells_it_apart(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 def test_the_readme_table_marks_what_is_missed() -> None:
