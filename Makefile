@@ -54,6 +54,11 @@ audit: ## Ask for known vulnerabilities of the locked dependencies (needs the ne
 	python3 -m venv .audit && .audit/bin/pip -q install pip-audit
 	.audit/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
 
+.PHONY: screens
+screens: install-dev ## Make the pictures of the README anew (installs chromium)
+	scripts/system-packages browser
+	$(BIN)/python tests/demo/screens.py
+
 .PHONY: lock
 lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	scripts/lock

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import bench, config, du, errors, fsck, run, stat, status, systemd
+from dedupfs.cli import bench, config, du, errors, fsck, report, run, stat, status, systemd, top
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -157,6 +157,8 @@ def umount(
 app.command("status")(status.show_status)
 app.command(epilog=du.EPILOG)(du.du)
 app.command("stat")(stat.show_file)
+app.command()(top.top)
+app.command()(report.report)
 
 
 @app.command()

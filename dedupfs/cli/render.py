@@ -42,10 +42,13 @@ def bar(part: float, width: int, *, is_plain: bool) -> str:
 
 def view(document: Mapping[str, object], *, is_plain: bool = False) -> Group:
     """Return one store's status: figures, and its biggest units."""
-    parts: list[Table] = [_summary(document, is_plain=is_plain)]
+    parts: list[Table | Text] = [_summary(document, is_plain=is_plain)]
     listed = document.get("units")
     if isinstance(listed, list) and listed:
-        parts.append(units_table(document, listed))
+        parts.append(_units_table(document, listed))
+        more = _number(document, "units_count") - len(listed)
+        if more > 0:
+            parts.append(Text(f"and {more:,} more: --units all", style="dim"))
     return Group(*parts)
 
 
@@ -60,8 +63,8 @@ def _summary(document: Mapping[str, object], *, is_plain: bool) -> Table:
     return out
 
 
-def units_table(document: Mapping[str, object], listed: list[Mapping[str, object]]) -> Table:
-    """Return the biggest units as a table; what is left out is said below."""
+def _units_table(document: Mapping[str, object], listed: list[Mapping[str, object]]) -> Table:
+    """Return the biggest units as a table."""
     count = _number(document, "units_count")
     as_of = document.get("units_as_of_s")
     age = ago(as_of) if isinstance(as_of, int | float) else ""
@@ -78,10 +81,8 @@ def units_table(document: Mapping[str, object], listed: list[Mapping[str, object
             size(_number(unit, "logical_bytes")),
             size(_number(unit, "exclusive_bytes")),
             f"{_number(unit, 'files'):,}",
-            Text(_partners(unit)),
+            Text(partners(unit)),
         )
-    if len(listed) < count:
-        out.add_row(Text(f"and {count - len(listed):,} more: --units all", style="dim"))
     return out
 
 
@@ -93,7 +94,12 @@ def path_text(path: object) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _partners(unit: Mapping[str, object]) -> str:
+def facts(document: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return a status as names and values, without bars."""
+    return _rows(document, is_plain=False, has_bars=False)
+
+
+def partners(unit: Mapping[str, object]) -> str:
     """Return e.g. `rank1 and 2 more, 97.9 GiB each`: equal sizes are said once."""
     listed = unit.get("shared_with")
     groups: dict[str, list[str]] = {}
@@ -114,7 +120,9 @@ def _number(document: Mapping[str, object], key: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _rows(document: Mapping[str, object], *, is_plain: bool) -> list[tuple[str, str]]:
+def _rows(
+    document: Mapping[str, object], *, is_plain: bool, has_bars: bool = True
+) -> list[tuple[str, str]]:
     logical = _number(document, "logical_bytes")
     allocated = _number(document, "allocated_bytes")
     damaged = _number(document, "damaged_bytes")
@@ -125,6 +133,8 @@ def _rows(document: Mapping[str, object], *, is_plain: bool) -> list[tuple[str, 
     most = max(logical, allocated, limit, 1)
 
     def against(count: int, text: str) -> str:
+        if not has_bars:
+            return f"{size(count)}{text}"
         return f"{bar(count / most, _BAR, is_plain=is_plain)} {size(count):>10}{text}"
 
     waiting = _number(document, "pending_free_bytes")
@@ -142,13 +152,13 @@ def _rows(document: Mapping[str, object], *, is_plain: bool) -> list[tuple[str, 
         *([("limit", against(limit, f", {100 * allocated / limit:.0f} % used"))] if limit else []),
         ("saved", f"{saving(logical, allocated)}, ratio {document['dedup_ratio']}"),
         ("written", _written(taken)),
-        *_eviction_rows(document),
+        *eviction_rows(document),
         *_trouble_rows(taken),
         *([("damaged", f"{size(damaged)}: dedupfs scrub names the files")] if damaged else []),
     ]
 
 
-def _eviction_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
+def eviction_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
     """Say how full it is by the limits in force, and what was evicted."""
     rows: list[tuple[str, str]] = []
     limits, evicted = document.get("limits"), document.get("evictions")

@@ -66,6 +66,7 @@ class _Job:
     error: str | None = None
     result: object = None
     made: float = 0.0
+    took_s: float = 0.0
 
     def document(self) -> Document:
         return {
@@ -126,6 +127,7 @@ class Measuring:
                 await self._sync()
             job.made = trio.current_time()
             job.result = await trio.to_thread.run_sync(_work, self._index, job)
+            job.took_s = trio.current_time() - job.made
             job.state = "done"
         except (DedupfsError, OSError) as error:
             job.state, job.error = "failed", str(error)
@@ -184,6 +186,7 @@ class Measuring:
         return {
             **document,
             "as_of_s": round(trio.current_time() - last.made, 1),
+            "took_s": round(last.took_s, 3),
             "count": len(accounts),
             "stored_bytes": accounts.stored_bytes,
             "next": following if following < len(accounts) else None,

@@ -42,6 +42,21 @@ def inside(path: Path) -> Inside:
     return Inside(mount, "" if relative == Path() else str(relative))
 
 
+def only_mount(path: Path | None) -> mounts.Mount:
+    """Return the dedupfs mount at `path`, without one the only there is. Raises MountError."""
+    if path is not None:
+        mount = mounts.mount_at(mounts.resolve(path))
+        if mount is None or not mount.is_dedupfs:
+            raise MountError(f"{path} is not a dedupfs mount")
+        return mount
+    found = [one for one in mounts.mounts() if one.is_dedupfs]
+    if not found:
+        raise MountError("nothing is mounted")
+    if len(found) > 1:
+        raise MountError(f"which mount? {', '.join(str(one.path) for one in found)}")
+    return found[0]
+
+
 def units(
     store: Path,
     *,

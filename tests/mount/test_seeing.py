@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
+from textual.widgets import DataTable
 
-from mount.mounted import dedupfs, is_mounted, one_line
+from dedupfs.cli.top_screen import Top
+from dedupfs.service import survey
+from mount.mounted import command_environment, dedupfs, is_mounted, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,3 +188,57 @@ def test_the_history_goes_on_after_a_remount(new_mount: Callable[..., Mounted]) 
     rows = json.loads((one.store / "history.json").read_text())["rows"]
     assert rows[-1][1] == len(SHARED)
     assert len(rows) >= 2
+
+
+def test_top_shows_a_real_mount_and_ends_with_it(new_mount: Callable[..., Mounted]) -> None:
+    one = new_mount()
+    (one.path / "unit").mkdir()
+    (one.path / "unit" / "f").write_bytes(SHARED)
+    app = Top(survey.only_mount(one.path), interval_s=0.1)
+
+    async def watch() -> None:
+        async with app.run_test(size=(80, 24)) as pilot:
+            table = app.query_one(DataTable)
+            for _ in range(200):
+                await pilot.pause(0.05)
+                if table.row_count:
+                    break
+            assert [str(cell) for cell in table.get_row_at(0)[:2]] == ["unit", "2.0 MiB"]
+            one.remount()  # another daemon: no wild rates, no end
+            await pilot.pause(0.5)
+
+    asyncio.run(watch())
+    assert app.farewell in {"", f"{one.path} is no longer mounted"}
+
+
+def test_top_in_a_pipe_is_refused(ranks: Mounted) -> None:
+    done = dedupfs("top", ranks.path)
+    assert done.returncode == 2
+    assert "top needs a terminal" in one_line(done.stderr)
+
+
+def test_report_of_a_real_mount(ranks: Mounted, tmp_path: Path) -> None:
+    done = dedupfs("report", tmp_path / "page.html", ranks.path)
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (tmp_path / "page.html").read_text()
+    for word in (str(ranks.path), "rank0", "rank3", "in common", "<svg"):
+        assert word in page
+    done = dedupfs("report", tmp_path / "no" / "page.html", ranks.path)
+    assert done.returncode == 1
+    assert "there is no folder" in one_line(done.stderr)
+
+
+def test_a_report_without_its_libraries_says_what_to_install(
+    ranks: Mounted, tmp_path: Path
+) -> None:
+    (tmp_path / "jinja2.py").write_text("raise ImportError('none here', name='jinja2')\n")
+    environment = command_environment()
+    environment["PYTHONPATH"] = f"{tmp_path}:{environment['PYTHONPATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dedupfs.cli", "report", str(tmp_path / "p.html"), str(ranks.path)],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "report needs jinja2: install it with pip install 'dedupfs[report]'" in one_line(
+        done.stderr
+    )
