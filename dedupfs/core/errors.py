@@ -63,6 +63,15 @@ class NoSpace(FsError):
     """The store's file system is full."""
 
 
+class NeedsRoom(NoSpace):
+    """A limit would be passed: making room, which takes time, may help."""
+
+    def __init__(self, text: str, *, size: int = 0, files: int = 0) -> None:
+        super().__init__(text)
+        self.size = size  # bytes
+        self.files = files
+
+
 class QuotaExceeded(FsError):
     """The store's file system refuses more for this user."""
 

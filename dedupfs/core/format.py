@@ -24,6 +24,8 @@ FORMAT_VERSION: Final = 1
 # meta        | ascii name                  | "format": u32; "counters": COUNTERS; "epoch": u64;
 #             |                             | "clean": u32, 1 when closed in order;
 #             |                             | "scrub": SCRUB: the pass under way, store.scrub.Progress
+#             |                             | "units": depth u32, then the policy's name: what units
+#             |                             | and queue were made for; "main": u64, units in MAIN
 # inodes      | ino u64                     | INODE, then a symlink's target
 # dirents     | parent ino u64, name        | DIRENT: ino u64, cookie u64
 # cookies     | parent ino u64, cookie u64  | ino u64, then the name
@@ -37,9 +39,15 @@ FORMAT_VERSION: Final = 1
 # chunk_at    | segment u64, offset u64     | length u32, then the fingerprint
 # frees       | segment u64, start u64      | length u64: unreferenced, not yet punched
 # damaged     | segment u64, start u64      | length u64: known not to be what was written
+# units       | ino u64                     | UNIT: what eviction removes whole; fields of Unit below
+# queue       | queue u8, order u64, ino u64| empty: units in the order in which they are looked at
+# history     | sequence u64                | EVICTED: time i64 ns, bytes u64, files u64, path's
+#             |                             | length u16; the path, then why
+# evicted     | XXH3-128 of a path, 16      | sequence u64: its last row in history
 TABLES: Final = (
     "meta", "inodes", "dirents", "cookies", "parents", "xattrs", "orphans",
     "extents", "segments", "shares", "chunks", "chunk_at", "frees", "damaged",
+    "units", "queue", "history", "evicted",
 )  # fmt: skip
 
 U32: Final = struct.Struct(">I")
@@ -51,6 +59,9 @@ SEGMENT: Final = struct.Struct(">BQQ")
 SHARE: Final = struct.Struct(">QI")
 CHUNK: Final = struct.Struct(">QQI")
 SCRUB: Final = struct.Struct(">7Q")
+UNIT: Final = struct.Struct(">BQIQQBIQ16sQ")
+QUEUED: Final = struct.Struct(">BQQ")
+EVICTED: Final = struct.Struct(">qQQH")
 FINGERPRINT_BYTES: Final = 16
 
 # The journal, `journal-EPOCH` beside LMDB's files, holds what LMDB does not have yet.
@@ -80,6 +91,9 @@ assert SEGMENT.size == 17, "the table above says 17"
 assert SHARE.size == 12, "the table above says 12"
 assert CHUNK.size == 20, "the table above says 20"
 assert SCRUB.size == 56, "the fields of store.scrub.Progress"
+assert UNIT.size == 66, "the fields of Unit below"
+assert QUEUED.size == 17, "the table above says 17"
+assert EVICTED.size == 26, "the table above says 26"
 assert JOURNAL_HEAD.size == 40, "the table above says 40"
 assert JOURNAL_MARK.size == 16, "the table above says 16"
 assert RECORD_HEAD.size == 12, "the table above says 12"
@@ -173,6 +187,36 @@ class Counters:
 COUNTER_NAMES: Final = tuple(field.name for field in dataclasses.fields(Counters))
 _COUNTS: Final = operator.attrgetter(*COUNTER_NAMES)  # packed in every transaction
 COUNTERS: Final = struct.Struct(f">{len(COUNTER_NAMES)}q")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What eviction knows of a unit. Times are ns since the epoch; owner 0: none, or unknown."""
+
+    queue: int  # of the policy; 0: the order of last use is the policy's own
+    order: int
+    hits: int
+    last_use_ns: int
+    made_ns: int
+    flags: int = 0
+    owner_pid: int = 0
+    owner_start: int = 0  # field 22 of /proc/PID/stat
+    owner_boot: bytes = bytes(16)
+    orphaned_ns: int = 0  # when the owner was found dead; 0: not yet
+
+    def pack(self) -> bytes:
+        """Return the index value of this unit."""
+        return UNIT.pack(
+            self.queue, self.order, self.hits, self.last_use_ns, self.made_ns, self.flags,
+            self.owner_pid, self.owner_start, self.owner_boot, self.orphaned_ns,
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Self:
+        """Return the unit in `raw`; raise Corrupt when the length is another."""
+        if len(raw) != UNIT.size:
+            raise Corrupt(f"unit: {len(raw)} bytes, want {UNIT.size}")
+        return cls(*UNIT.unpack(raw))
 
 
 @dataclass(frozen=True, slots=True)

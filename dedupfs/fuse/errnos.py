@@ -27,6 +27,7 @@ ERRNOS: Final[Mapping[type[errors.FsError], int]] = {
     errors.FileTooBig: errno.EFBIG,
     errors.TooManyLinks: errno.EMLINK,
     errors.NoSpace: errno.ENOSPC,
+    errors.NeedsRoom: errno.ENOSPC,
     errors.QuotaExceeded: errno.EDQUOT,
     errors.BadHandle: errno.EBADF,
     errors.Stale: errno.ESTALE,

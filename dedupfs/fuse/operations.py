@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, TypeVar, cast
 
 import pyfuse3
 
-from dedupfs.core.errors import InvalidArgument, NoSuchName
+from dedupfs.core.errors import InvalidArgument, NeedsRoom, NoSuchName
 from dedupfs.core.types import Ino
 from dedupfs.fuse.attributes import absent, changes, entry, statvfs
 from dedupfs.fuse.errnos import errno_of
@@ -100,6 +100,7 @@ class Handlers:
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Answer mknod."""
+        await self._vfs.room_for_file()
         owner = Owner(ctx.uid, ctx.gid)
         return entry(self._vfs.mknod(Ino(parent_inode), name, mode, rdev, owner))
 
@@ -108,13 +109,15 @@ class Handlers:
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         """Answer mkdir."""
-        return entry(self._vfs.mkdir(Ino(parent_inode), name, mode, Owner(ctx.uid, ctx.gid)))
+        owner = Owner(ctx.uid, ctx.gid, ctx.pid)
+        return entry(self._vfs.mkdir(Ino(parent_inode), name, mode, owner))
 
     @_request
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         """Answer symlink."""
+        await self._vfs.room_for_file()
         return entry(self._vfs.symlink(Ino(parent_inode), name, target, Owner(ctx.uid, ctx.gid)))
 
     @_request
@@ -164,6 +167,7 @@ class Handlers:
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         """Answer open with O_CREAT."""
+        await self._vfs.room_for_file()
         owner = Owner(ctx.uid, ctx.gid)
         made, handle = self._vfs.create(Ino(parent_inode), name, mode, owner, flags)
         return self._file_info(handle), entry(made)
@@ -184,7 +188,11 @@ class Handlers:
     @_request
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         """Answer write."""
-        return self._vfs.write(fh & HANDLE_MASK, off, written(buf))
+        data = written(buf)
+        try:
+            return self._vfs.write(fh & HANDLE_MASK, off, data)
+        except NeedsRoom:
+            return await self._vfs.write_when_room(fh & HANDLE_MASK, off, data)
 
     @_request
     async def flush(self, fh: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import socket
 from typing import TYPE_CHECKING, Final
@@ -15,11 +16,12 @@ from dedupfs.core.format import STORE_FILES
 from dedupfs.service.client import WAIT, socket_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from pathlib import Path
 
     Operation = Callable[[], dict[str, object]]
     Command = Callable[[Mapping[str, object]], dict[str, object]]
+    SlowCommand = Callable[[Mapping[str, object]], Awaitable[dict[str, object]]]
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,13 @@ class Control:
         store: Path,
         operations: Mapping[str, Operation],
         commands: Mapping[str, Command] | None = None,
+        slow_commands: Mapping[str, SlowCommand] | None = None,
     ) -> None:
-        """By the request's name: `operations` and `commands` make answers, these of the request."""
+        """By the request's name: `operations` and `commands` make answers, these of the request.
+
+        `slow_commands` may take as long as they like; they are cancelled when the mount ends.
+        """
+        self._slow_commands = slow_commands or {}
         self._store = store
         self._operations = operations
         self._commands = commands or {}
@@ -86,22 +93,30 @@ class Control:
     async def _answer(self, stream: trio.SocketStream) -> None:
         async with stream:
             with (
-                trio.move_on_after(CLIENT_TIMEOUT_S),
+                trio.move_on_after(CLIENT_TIMEOUT_S) as scope,
                 contextlib.suppress(trio.BrokenResourceError),
             ):
                 line = await _request_line(stream)
-                reply = self._reply(line, stream)
+                reply = await self._reply(line, stream, scope)
                 if reply is not None:
                     await stream.send_all(json.dumps(reply).encode() + b"\n")
 
-    def _reply(self, line: bytes, stream: trio.SocketStream) -> dict[str, object] | None:
+    async def _reply(
+        self, line: bytes, stream: trio.SocketStream, scope: trio.CancelScope
+    ) -> dict[str, object] | None:
         try:
-            name, request = _parse(line, (*self._operations, *self._commands, WAIT))
+            known = (*self._operations, *self._commands, *self._slow_commands, WAIT)
+            name, request = _parse(line, known)
             if name == WAIT:
                 self._admit(stream)
                 return None
             if name in self._commands:
                 return {"result": self._commands[name](request)}
+            if name in self._slow_commands:
+                scope.deadline = math.inf
+                result = await self._slow_commands[name](request)
+                scope.deadline = trio.current_time() + CLIENT_TIMEOUT_S
+                return {"result": result}
             return {"result": self._operations[name]()}
         except BadRequest as error:
             return {"error": str(error)}

@@ -23,6 +23,7 @@ from dedupfs.core.errors import DedupfsError, MountError, StoreInUse
 from dedupfs.fuse.session import Session
 from dedupfs.service import (
     control,
+    evicting,
     history,
     inspecting,
     measuring,
@@ -148,7 +149,9 @@ class _Daemon:
         return any(m.is_dedupfs and m.store == self._options.store for m in mounts.mounts())
 
     async def _serve_store(self, store: Store, signals: AsyncIterator[int]) -> None:
-        with contextlib.closing(Vfs(store, clock=_now_ns)) as vfs:
+        host = store.statvfs()
+        settings = evicting.settings_of(self._options, host.f_blocks * host.f_frsize)
+        with contextlib.closing(Vfs(store, clock=_now_ns, eviction=settings)) as vfs:
             # Again: another `dedupfs mount` may have been quicker.
             preflight.check_free(self._options.mountpoint)
             session = Session(
@@ -168,14 +171,28 @@ class _Daemon:
         log.info("%s mounted on %s", store.path, self._options.mountpoint)
         listener = control.listen(store.path)
         scrubs = scrubbing.Scrubbing(store, session.forget_pages)
-        measures = measuring.Measuring(store.index, vfs.sync)
+        evictions = evicting.Evicting(self._options, store, vfs)
+        depth = self._options.evict_depth
+        measures = measuring.Measuring(
+            store.index, vfs.sync, depth=lambda: depth, facts=evictions.facts
+        )
         files = inspecting.Inspecting(store.index, vfs, lambda: session.io_reason)
-        past = history.History(store.path, lambda: self._sample(store))
-        metrics = self._metrics(store, session, measures)
+        past = history.History(store.path, lambda: self._sample(store, evictions))
+        metrics = self._metrics(store, session, evictions, measures)
         answers = control.Control(
             store.path,
-            {"status": lambda: self._status(store, session), "options": self._options.document},
-            {**scrubs.commands, **measures.commands, **files.commands, **past.commands},
+            {
+                "status": lambda: self._status(store, session, evictions),
+                "options": evictions.options_document,
+            },
+            {
+                **scrubs.commands,
+                **measures.commands,
+                **files.commands,
+                **past.commands,
+                **evictions.commands,
+            },
+            evictions.slow_commands,
         )
         self._control = answers
         async with trio.open_nursery() as nursery:
@@ -192,6 +209,7 @@ class _Daemon:
                 nursery.start_soon(metrics.serve, name="metrics")
             nursery.start_soon(_back_up, store, name="backup")
             nursery.start_soon(_signs_of_life, name="watchdog")
+            nursery.start_soon(evictions.serve, name="evict")
             nursery.start_soon(self._end_on_signal, session, signals, name="signals")
             self._tell(None)
             await session.run()
@@ -199,7 +217,9 @@ class _Daemon:
             notify.notify(notify.STOPPING, notify.status("putting all on disk"))
             nursery.cancel_scope.cancel()
 
-    def _status(self, store: Store, session: Session) -> dict[str, object]:
+    def _status(
+        self, store: Store, session: Session, evictions: evicting.Evicting
+    ) -> dict[str, object]:
         live = status.LiveMount(
             mountpoint=self._options.mountpoint,
             pid=os.getpid(),
@@ -209,13 +229,15 @@ class _Daemon:
             listings_reason=session.listings_reason,
             requests=session.requests,
             read_bytes=session.read_bytes,
+            limits=evictions.limits_document(),
+            evictions=evictions.evictions_document(),
         )
         index = store.index
         return status.document(
             index.counters, store=store.path, index_bytes=index.size_bytes(), live=live
         )
 
-    def _sample(self, store: Store) -> history.Row:
+    def _sample(self, store: Store, evictions: evicting.Evicting) -> history.Row:
         """Return what the history keeps of now, by its columns."""
         counters, host = store.index.counters, store.statvfs()
         written = (
@@ -231,12 +253,16 @@ class _Daemon:
             store.index.size_bytes(),
             counters.files,
             written,
-            0,
+            evictions.evicted_bytes,
             host.f_bavail * host.f_frsize,
         )
 
     def _metrics(
-        self, store: Store, session: Session, measures: measuring.Measuring
+        self,
+        store: Store,
+        session: Session,
+        evictions: evicting.Evicting,
+        measures: measuring.Measuring,
     ) -> Server | None:
         """Serve metrics if that is asked for. Raises MountError when it cannot be."""
         if self._options.metrics is None:
@@ -245,7 +271,7 @@ class _Daemon:
 
         def read() -> metrics.Scrape:
             host = store.statvfs()
-            document = self._status(store, session)
+            document = self._status(store, session, evictions)
             document["free_bytes"] = host.f_bavail * host.f_frsize
             measures.refresh_units(metrics.UNITS_MAX_AGE_S)
             units, age_s = measures.unit_documents(metrics.UNITS_SHOWN)
@@ -307,6 +333,7 @@ async def _reclaim(store: Store) -> None:
         try:
             doomed, more = store.reclaim()
             await trio.to_thread.run_sync(remove_files, doomed)
+            store.note_removed(doomed)
         except (DedupfsError, OSError) as error:
             log.warning("freeing space: %s", error)
         store.trim_memory()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypedDict, cast
 
 from dedupfs.core import quantities
+from dedupfs.core.policies import POLICIES
 from dedupfs.core.types import IoMode
 from dedupfs.service import fuse_options
 from dedupfs.service.schema import (
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from dedupfs.core.quantities import MinFree
 
 CHECKPOINT_INTERVAL_S: Final = 5.0
-POLICIES: Final = ("lru",)
 CAPACITY_USEFUL_BYTES: Final = 16 << 20
 
 

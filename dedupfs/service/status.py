@@ -24,6 +24,8 @@ class LiveMount:
     requests: Mapping[str, int] = field(default_factory=dict)
     listings_reason: str | None = None  # why the kernel keeps no listings, None when it does
     read_bytes: int = 0  # through the daemon
+    limits: Mapping[str, object] = field(default_factory=dict)  # of service.evicting
+    evictions: Mapping[str, object] = field(default_factory=dict)
 
 
 def dedup_ratio(*, logical_bytes: int, allocated_bytes: int) -> float:
@@ -63,6 +65,8 @@ def document(
             "collisions": counters.collisions,
             "healed_chunks": counters.healed_chunks,
         },
+        "limits": dict(live.limits) if live and live.limits else None,
+        "evictions": dict(live.evictions) if live and live.evictions else None,
         "requests": dict(live.requests) if live else {},
         "read_bytes": live.read_bytes if live else None,
     }

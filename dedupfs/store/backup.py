@@ -41,7 +41,11 @@ MAGIC: Final = b"dedupfsB"
 HEAD: Final = struct.Struct(">8sIQ")
 BLOCK: Final = struct.Struct(">IIQ")
 # `cookies` and `parents` are made from `dirents`; `shares`, `chunks`, `chunk_at` and `frees` from `extents`.
-COPIED: Final = ("meta", "inodes", "dirents", "xattrs", "orphans", "extents", "segments", "damaged")
+# `queue` is made from `units`, and without `evicted` only old evictions are not explained.
+COPIED: Final = (
+    "meta", "inodes", "dirents", "xattrs", "orphans", "extents", "segments", "damaged", "units",
+    "history",
+)  # fmt: skip
 _BLOCK_BYTES: Final = 1 << 20
 _BLOCK_MAX_BYTES: Final = 4 << 20  # one row more than a block
 _ROWS_AT_ONCE: Final = 500  # half a millisecond of the interpreter, then others may

@@ -8,9 +8,10 @@ before the mark is what makes a state after a power cut whole.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
-from dedupfs.core.errors import Damaged
+from dedupfs.core.errors import Damaged, FsError
 from dedupfs.store.journal import NotKept
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Checkpoints:
             self._index.give_back_unmarked_frees(self._being_marked)
         else:
             self._index.remove_old_journals()
+            self._recount(checkpoint.unsynced)
         self._being_marked = {}
         self.held_up.clear()
 
@@ -98,6 +100,7 @@ class Checkpoints:
         unsynced = self._segments.take_unsynced()
         try:
             unsynced.sync()
+            self._recount(unsynced)
             self._index.fold(clean=clean)
             if not clean:
                 self._index.marker().mark(self._index.position)
@@ -108,6 +111,12 @@ class Checkpoints:
             self._segments.give_back(unsynced)
             raise
         self._index.take_unmarked_frees()
+
+    def _recount(self, synced: Unsynced) -> None:
+        """Set right what segments take: file systems choose places when they write back."""
+        # On a full disk it waits for the next time.
+        with contextlib.suppress(FsError), self._index.write() as txn:
+            self._segments.recount(txn, synced)
 
     def _note_lost(self) -> None:
         self._is_lost = True

@@ -31,8 +31,12 @@ class Instance(NamedTuple):
 
 def current(folder: Path) -> Instance:
     """Return the instance that holds what is written to `folder` now."""
-    boot_id = bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
-    return Instance(boot_id, _mount_id(folder))
+    return Instance(boot_id(), _mount_id(folder))
+
+
+def boot_id() -> bytes:
+    """Return the 16 bytes that name this boot."""
+    return bytes.fromhex(_BOOT_ID.read_text().strip().replace("-", ""))
 
 
 def is_cache_lost(written_by: Instance, now: Instance, *, is_any_cached: bool) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dedupfs.store.txn import Txn
 
 
-_DEPTH_MAX: Final = 10_000  # a damaged index may have a cycle
+DEPTH_MAX: Final = 10_000  # a damaged index may have a cycle
 
 
 class Dirent(NamedTuple):
@@ -142,11 +142,22 @@ def path_of(txn: Txn, ino: Ino) -> bytes | None:
     parts: list[bytes] = []
     while ino != ROOT_INO:
         names = names_of(txn, ino)
-        if not names or len(parts) > _DEPTH_MAX:
+        if not names or len(parts) > DEPTH_MAX:
             return None
         ino, entry = names[0]
         parts.append(entry.name)
     return b"/".join(reversed(parts))
+
+
+def at_path(txn: Txn, path: bytes) -> Ino:
+    """Return the inode at a path from the root. Raises NoSuchName."""
+    at = ROOT_INO
+    for name in filter(None, path.split(b"/")):
+        entry = find_entry(txn, at, name)
+        if entry is None:
+            raise NoSuchName(f"{path!r}")
+        at = entry.ino
+    return at
 
 
 def get_xattr(txn: Txn, ino: Ino, name: bytes) -> bytes | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
-from dedupfs.core.types import SegmentId
+from dedupfs.core.types import PAGE_BYTES, SegmentId
 from dedupfs.store.journal import NotKept, sync_file, sync_folder
 from dedupfs.store.writeback import WriteBack
 
@@ -33,6 +33,8 @@ SEALED: Final = 1
 _BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _SPARE_FDS: Final = 128  # for everything that is not a cached segment
 _CACHED_FDS_MAX: Final = 4096
+_MAP_BLOCKS_BYTES: Final = 8 << 10
+_MAP_SHARE: Final = 128  # 12 bytes of map for a piece of 4 KiB, and some more
 _BLOCK_MAX_BYTES: Final = 64 << 10  # of file systems in use
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -155,6 +157,18 @@ class Unsynced:
             sync_folder(self.folder)
 
 
+@dataclass(slots=True)
+class Growing:
+    """Bytes written to some segments, whose place on the disk is not chosen yet."""
+
+    bytes: int = 0
+    count: int = 0  # of segments
+
+    def bound(self, count: int) -> int:
+        """Return how much more blocks they may take: ext4 maps 340 pieces with a block."""
+        return count * _MAP_BLOCKS_BYTES + self.bytes // _MAP_SHARE
+
+
 class Segments:
     """All segments of a store."""
 
@@ -169,6 +183,10 @@ class Segments:
         self.is_lost = False  # a sync outside of a checkpoint has failed
         self._unsynced = Unsynced(folder, {})
         self.write_back = WriteBack()
+        # Blocks may still grow by the file system's own map when these are written back.
+        self._growing = Growing()
+        self._being_synced = Growing()
+        self.room_bytes: int | None = None  # what `write` may allocate; None: no limit
         self.repairs = 0  # how often stored bytes were changed, for those who read them meanwhile
         folder.mkdir(mode=0o700, exist_ok=True)
 
@@ -222,7 +240,10 @@ class Segments:
         """
         assert segment.written is not None, "a sealed segment is never written"
         assert segment.is_free(offset, offset + len(data)), "a byte is written at most once"
+        if self.room_bytes is not None:
+            self._take_room(offset, len(data))
         self._unsynced.segments[segment.id] = segment
+        self._growing.bytes += len(data)
         try:
             _write_all(segment.fd, offset, data)
         except BaseException:
@@ -236,6 +257,28 @@ class Segments:
         self.put_row(txn, segment.id, SegmentRow(OPEN, stop, _allocated(segment.fd)))
         self.write_back.note(segment, stop)
 
+    def _take_room(self, offset: int, length: int) -> None:
+        assert self.room_bytes is not None, "asked for"
+        pages = -(-(offset % PAGE_BYTES + length) // PAGE_BYTES)
+        self.room_bytes -= pages * PAGE_BYTES + PAGE_BYTES
+        if self.room_bytes < 0:
+            raise NoSpace("the limit leaves no room")
+
+    @property
+    def growth_bytes(self) -> int:
+        """What files may take beyond what the index says, until the next checkpoint counts again."""
+        count = len(self._unsynced.segments)
+        return self._growing.bound(count) + self._being_synced.bound(self._being_synced.count)
+
+    def recount(self, txn: Txn, synced: Unsynced) -> None:
+        """Set right what segments take, now that their bytes are on disk."""
+        self._being_synced = Growing()
+        for segment in synced.segments.values():
+            row = get_row(txn, segment.id)
+            allocated = _allocated(segment.fd)
+            if row is not None and row.allocated != allocated:
+                self.put_row(txn, segment.id, row._replace(allocated=allocated))
+
     @property
     def is_unsynced(self) -> bool:
         """Whether bytes or names of segments are not durable."""
@@ -244,11 +287,15 @@ class Segments:
     def take_unsynced(self) -> Unsynced:
         """Return what is not durable, for the caller to sync or `give_back`."""
         taken, self._unsynced = self._unsynced, Unsynced(self.folder, {})
+        self._growing.count = len(taken.segments)
+        self._being_synced, self._growing = self._growing, Growing()
         return taken
 
     def give_back(self, unsynced: Unsynced) -> None:
         """Note again what could not be synced."""
         self._unsynced.segments |= unsynced.segments
+        self._growing.bytes += self._being_synced.bytes
+        self._being_synced = Growing()
         self._unsynced.has_new_names |= unsynced.has_new_names
 
     def size_on_disk(self, segment: SegmentId) -> int:

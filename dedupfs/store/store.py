@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import struct
@@ -37,7 +38,7 @@ from dedupfs.store.verifying import Verifier
 from dedupfs.store.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dedupfs.core.types import Ino, SegmentId
@@ -85,6 +86,7 @@ class Store:
         self.reflinks = Reflinks(index, segments)
         self._lock = lock
         self._backups = Backups(path, index)
+        self._being_removed: dict[Path, int] = {}  # by the first of files removed together: bytes
 
     @classmethod
     def open(cls, path: Path, *, holder: str = "", verify_reads: bool = False) -> Self:
@@ -228,8 +230,36 @@ class Store:
         return os.statvfs(self.path)
 
     def reclaim(self) -> tuple[list[Path], bool]:
-        """Free some of what is unused; return files for `remove_files`, and whether to go on."""
-        return freeing.reclaim(self.index, self._segments, self._checkpoints)
+        """Free some of what is unused; return files for `remove_files`, and whether to go on.
+
+        Call `note_removed` with the files when they are gone: until then they count.
+        """
+        before = self.index.counters.allocated_bytes
+        doomed, more = freeing.reclaim(self.index, self._segments, self._checkpoints)
+        if doomed:
+            # What was punched beside them is gone already: this is more than they take.
+            freed = max(0, before - self.index.counters.allocated_bytes)
+            self._being_removed[doomed[0]] = freed
+        return doomed, more
+
+    def note_removed(self, doomed: list[Path]) -> None:
+        """Take note that `remove_files` has returned."""
+        if doomed:
+            self._being_removed.pop(doomed[0], None)
+
+    @property
+    def unsettled_bytes(self) -> int:
+        """What the segments may take on disk beyond the counter `allocated_bytes`."""
+        return self._segments.growth_bytes + sum(self._being_removed.values())
+
+    @contextlib.contextmanager
+    def within(self, room_bytes: int | None) -> Iterator[None]:
+        """Let nothing in the block allocate more: it raises NoSpace."""
+        self._segments.room_bytes = room_bytes
+        try:
+            yield
+        finally:
+            self._segments.room_bytes = None
 
     def begin_checkpoint(self) -> Checkpoint | None:
         """Return a checkpoint of all acknowledged so far, or None when that is durable already.
@@ -278,6 +308,7 @@ class Store:
             while more:
                 doomed, more = self.reclaim()
                 remove_files(doomed)
+                self.note_removed(doomed)
             self._checkpoints.fold(clean=True)
             self._backups.at_end()
         except (FsError, OSError) as error:

@@ -86,6 +86,16 @@ class Writer:
             self._parts, self.start, self.stop = before
             raise
 
+    def write_now(self, offset: int, data: bytes) -> None:
+        """Place what is pending, then `data`, whole or not at all. Raises NoSpace."""
+        self.flush()
+        self._keep([data], offset)
+        try:
+            self._ingest(final=True)
+        except BaseException:
+            self._keep([], offset)
+            raise
+
     @property
     def _unsettled(self) -> int:
         return self.start if self._window is None else self._window.stop

@@ -23,6 +23,7 @@ class Owner(NamedTuple):
 
     uid: int
     gid: int
+    tid: int = 0  # its thread; 0: not known
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from dedupfs.vfs.attributes import SetAttr
 from dedupfs.vfs.inodes import OpenInode
 from dedupfs.vfs.metadata import drop_privileges
 from dedupfs.vfs.passthrough import Passthrough, is_reading, refuse_change
+from dedupfs.vfs.room import MARGIN_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from dedupfs.vfs.attributes import Attributes, Owner
     from dedupfs.vfs.inodes import Inodes
     from dedupfs.vfs.metadata import Metadata
+    from dedupfs.vfs.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +44,9 @@ _DAY_NS: Final = 24 * 3600 * 10**9
 class Files:
     """The operations on open regular files."""
 
-    def __init__(self, inodes: Inodes, metadata: Metadata) -> None:
+    def __init__(self, inodes: Inodes, metadata: Metadata, room: Room) -> None:
         self._inodes = inodes
+        self._room = room
         self._store = inodes.store
         self._metadata = metadata
         self._handles: dict[int, OpenInode] = {}
@@ -73,6 +76,7 @@ class Files:
             live = OpenInode(ino, inode)
             if is_reading(flags):
                 self.passthrough.begin(live)
+        self._inodes.units.touch(ino, self._inodes.clock())
         return self._add_handle(live, flags)
 
     def backing_id(self, handle: int) -> int | None:
@@ -93,6 +97,7 @@ class Files:
                 raise
             return self._open_existing(parent, name, flags)
         self._inodes.count_lookup(made.ino)
+        self._inodes.units.grew(parent, change.now_ns)
         return made, self._add_handle(OpenInode(made.ino, made.inode), flags)
 
     def _open_existing(self, parent: Ino, name: bytes, flags: int) -> tuple[Attributes, int]:
@@ -171,6 +176,34 @@ class Files:
         live = self._find(handle)
         if not data:
             return 0
+        room = self._room
+        room.left -= len(data) + MARGIN_BYTES
+        if room.left < 0:
+            room.admit(len(data) + MARGIN_BYTES)
+        return self._write(live, handle, offset, data)
+
+    def write_within(self, handle: int, offset: int, data: bytes) -> int:
+        """Write and place bytes if they need no more room than there is: duplicates need none.
+
+        Raises NoSpace; the file is then as it was.
+        """
+        live = self._find(handle)
+        room_bytes = self._room.headroom()
+        self._room.expire()  # what is placed here was not taken off `left`
+        with self._store.within(room_bytes):
+            return self._write(live, handle, offset, data, at_once=True)
+
+    def place_pending(self) -> None:
+        """Place what all writers hold in memory: it may need less room than was set aside."""
+        for live in list(self._room.writers.values()):
+            try:
+                self._flush(live)
+            except (FsError, OSError) as error:
+                log.info("inode %d: its bytes wait in memory: %s", live.ino, error)
+
+    def _write(
+        self, live: OpenInode, handle: int, offset: int, data: bytes, *, at_once: bool = False
+    ) -> int:
         stop = offset + len(data)
         if stop > FILE_MAX_BYTES:
             if offset >= FILE_MAX_BYTES:
@@ -190,7 +223,10 @@ class Files:
             drop_privileges(inode)
             self._inodes.forget_attributes(live.ino)
         try:
-            writer.write(offset, data)
+            if at_once:
+                writer.write_now(offset, data)
+            else:
+                writer.write(offset, data)
         except BaseException:
             inode.size = old_size
             self._resettle(live)
@@ -252,6 +288,7 @@ class Files:
     def _begin_writing(self, live: OpenInode) -> Writer:
         later = None if self._after_reply is None else functools.partial(self._settle_later, live)
         live.writer = self._store.writer(live.ino, live.on_ingest, later)
+        self._room.writers[live.ino] = live
         return live.writer
 
     def settle_after(self, after_reply: Callable[[Callable[[], None]], None]) -> None:
@@ -304,6 +341,7 @@ class Files:
             log.error("inode %d: bytes written but not flushed are lost: %s", live.ino, error)  # noqa: TRY400 - one line is enough for a full disk
             self._resettle(live)
         live.writer = None
+        self._room.writers.pop(live.ino, None)
 
     def _close(self, live: OpenInode) -> None:
         try:

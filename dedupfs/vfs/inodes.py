@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dedupfs.core.errors import NoSuchName, NotADirectory
 from dedupfs.store import namespace
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from dedupfs.store.txn import Txn
     from dedupfs.store.writer import Writer
     from dedupfs.vfs.passthrough import Passed
+    from dedupfs.vfs.units import Units
+
+# Together about 10 ms: nobody waits longer for an evicted folder to be dropped.
+_ENTRIES_AT_ONCE: Final = 200
+_CHANGES_AT_ONCE: Final = 1000
 
 
 class OpenInode:
@@ -57,12 +63,21 @@ class OpenInode:
 class Change:
     """One write transaction over inodes. What `inode` returned and `put` named is stored."""
 
-    __slots__ = ("_changed", "_inodes", "_table", "now_ns", "orphaned", "txn")
+    __slots__ = (
+        "_changed", "_inodes", "_renamed", "_table", "caller_tid", "doomed", "gone_containers",
+        "moves_containers", "new_containers", "now_ns", "orphaned", "txn",
+    )  # fmt: skip
 
     def __init__(self, table: Inodes, txn: Txn, now_ns: int) -> None:
         self.txn = txn
         self.now_ns = now_ns
         self.orphaned: list[Ino] = []
+        self.doomed: list[Ino] = []  # evicted: nothing but an open file keeps them
+        self.caller_tid = 0
+        self.new_containers: list[tuple[Ino, int]] = []
+        self.gone_containers: list[Ino] = []
+        self.moves_containers = False
+        self._renamed: set[Ino] = set()
         self._table = table
         self._inodes: dict[Ino, Inode] = {}
         self._changed: set[Ino] = set()
@@ -85,6 +100,23 @@ class Change:
         if found.nlink == 0:
             raise NoSuchName(f"directory {ino} is removed")
         return found
+
+    def find_inode(self, ino: Ino) -> Inode | None:
+        """Return the inode if it is still there."""
+        if namespace.find_inode(self.txn, ino) is None:
+            return None
+        return self.inode(ino)
+
+    def made(self, parent: Ino, name: bytes, ino: Ino) -> None:
+        """Note a new inode with its first name."""
+        units = self._table.units
+        if parent in units.containers:
+            units.made(self, parent, name, ino)
+
+    def renamed(self, parent: Ino, ino: Ino) -> None:
+        """Note that `ino` got or lost a name in directory `parent`."""
+        if parent in self._table.units.containers:
+            self._renamed.add(ino)
 
     def put(self, ino: Ino) -> None:
         """Store the inode at the end of the transaction."""
@@ -114,6 +146,27 @@ class Change:
         else:
             self.drop(ino)
 
+    def evict(self, ino: Ino) -> None:
+        """Take a name's link off: without one, only an open file keeps the inode.
+
+        The kernel may still know it by number, and is told there is no such inode. What takes long
+        to drop is left to `Inodes.drop_doomed`.
+        """
+        inode = self.inode(ino)
+        is_directory = stat.S_ISDIR(inode.mode)
+        inode.nlink = 0 if is_directory else inode.nlink - 1
+        self.put_with_ctime(ino)
+        if inode.nlink > 0:
+            return
+        if ino in self._table.live:
+            namespace.add_orphan(self.txn, ino)
+            self.orphaned.append(ino)
+        elif self._table.is_long_to_drop(self.txn, ino, inode):
+            namespace.add_orphan(self.txn, ino)
+            self.doomed.append(ino)
+        else:
+            self.drop(ino)
+
     def drop(self, ino: Ino) -> None:
         """Remove the inode and its data."""
         inode = self.inode(ino)
@@ -122,7 +175,9 @@ class Change:
         self._changed.discard(ino)
 
     def write_rows(self) -> None:
-        """Put the rows of all changed inodes."""
+        """Put the rows of all changed inodes, and of units."""
+        if self._renamed:
+            self._table.units.settle(self, self._renamed)
         for ino in self._changed:
             namespace.put_inode(self.txn, ino, self._inodes[ino])
 
@@ -133,17 +188,26 @@ class Change:
             if live is not None:
                 live.inode = self._inodes[ino]
                 live.dirty = False
-        self._table.orphans.update(self.orphaned)
+        table = self._table
+        if self.orphaned:
+            table.orphans.update(self.orphaned)
+        if self.doomed:
+            table.orphans.update(self.doomed)
+            table.doomed.update(self.doomed)
+        if self.new_containers or self.gone_containers or self.moves_containers:
+            table.units.follow(self)
 
 
 class Inodes:
     """The table of live inodes."""
 
-    def __init__(self, store: Store, clock: Callable[[], int]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], int], units: Units) -> None:
         self.store = store
         self.clock = clock
+        self.units = units
         self.live: dict[Ino, OpenInode] = {}
         self.orphans: set[Ino] = set()  # without a name, used until now
+        self.doomed: set[Ino] = set()  # of these, what goes whether or not the kernel knows it
         self._lookups = Lookups()
         # Orphans by a copy-up: who comes by a name that the kernel remembers is to look it up anew.
         self.moved: set[Ino] = set()
@@ -209,10 +273,19 @@ class Inodes:
         They wait for this when they have many extents, or there was no room to drop them at once.
         Raises NoSpace.
         """
+        if self.drop_doomed():
+            return True
         unused = next((ino for ino in self.orphans if not self.is_used(ino)), None)
         if unused is not None:
             self._drop_some(unused)
         return unused is not None
+
+    def drop_doomed(self) -> bool:
+        """Drop some of what was evicted, in about 10 ms; return whether there was something."""
+        ino = next((ino for ino in self.doomed if ino not in self.live), None)
+        if ino is not None:
+            self._drop_some(ino)
+        return ino is not None
 
     def drop_all_orphans(self) -> None:
         """Drop all unlinked inodes, whatever refers to them. Raises NoSpace."""
@@ -221,6 +294,8 @@ class Inodes:
 
     def _drop_some(self, ino: Ino) -> None:
         with self.change() as change:
+            if self._empty_some(change, ino):
+                return
             delta = self.store.drop_some(change.txn, ino)
             if delta:
                 change.inode(ino).mapped_bytes += delta
@@ -230,6 +305,24 @@ class Inodes:
         if not delta:
             self.orphans.discard(ino)
             self.moved.discard(ino)
+            self.doomed.discard(ino)
+
+    def _empty_some(self, change: Change, folder: Ino) -> bool:
+        """Evict some entries of a directory without a name; return whether there were any."""
+        rows = namespace.entries(change.txn, folder, start=0, stop=(1 << 64) - 1)
+        found = list(itertools.islice(rows, _ENTRIES_AT_ONCE))
+        for entry in found:
+            namespace.remove_entry(change.txn, folder, entry)
+            change.evict(entry.ino)
+            if len(change.txn.changes) > _CHANGES_AT_ONCE:
+                break
+        return bool(found)
+
+    def is_long_to_drop(self, txn: Txn, ino: Ino, inode: Inode) -> bool:
+        """Tell whether dropping the inode would hold up others."""
+        if stat.S_ISDIR(inode.mode):
+            return not namespace.is_empty(txn, ino)
+        return self.store.is_long_to_drop(txn, ino)
 
     def is_used(self, ino: Ino) -> bool:
         """Return whether the kernel or a handle still refers to `ino`."""
@@ -245,8 +338,11 @@ class Inodes:
         if not dead:
             return
         with self.change() as change:
-            dead = [ino for ino in dead if not self.store.is_long_to_drop(change.txn, ino)]
+            dead = [
+                ino for ino in dead if not self.is_long_to_drop(change.txn, ino, change.inode(ino))
+            ]
             for ino in dead:
                 change.drop(ino)
         self.orphans.difference_update(dead)
         self.moved.difference_update(dead)
+        self.doomed.difference_update(dead)

@@ -50,6 +50,8 @@ class Metadata:
             if wanted.is_empty:
                 self._drop_privileges(ino, inode, wanted.caller_uid)
             _set_fields(inode, wanted)
+        if wanted.atime_ns is not None or wanted.mtime_ns is not None:
+            self._inodes.units.touch(ino, self._inodes.clock())
         live = self._inodes.live.get(ino)
         if live is None:
             return Attributes(ino, inode, inode.mapped_bytes)

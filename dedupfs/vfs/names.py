@@ -84,6 +84,7 @@ class Names:
             inode.nlink = 2
             inode.size = PAGE_BYTES
             inode.parent = parent
+            change.caller_tid = owner.tid
             made = make(change, parent, name, inode)
             change.inode(parent).nlink += 1
         self._inodes.count_lookup(made.ino)
@@ -118,6 +119,7 @@ class Names:
             if inode.nlink >= LINKS_MAX:
                 raise TooManyLinks(f"{inode.nlink} links, limit {LINKS_MAX}")
             enter(change, new_parent, new_name, ino)
+            change.renamed(new_parent, ino)
             inode.nlink += 1
             change.put_with_ctime(ino)
         self._inodes.count_lookup(ino)
@@ -134,6 +136,7 @@ class Names:
             if stat.S_ISDIR(change.inode(entry.ino).mode):
                 raise IsADirectory(f"{name!r} in {parent}")
             namespace.remove_entry(change.txn, parent, entry)
+            change.renamed(parent, entry.ino)
             change.put_with_mtime(parent)
             change.lose_name(entry.ino)
 
@@ -150,6 +153,7 @@ class Names:
             if not namespace.is_empty(change.txn, entry.ino):
                 raise NotEmpty(f"{name!r} in {parent}")
             namespace.remove_entry(change.txn, parent, entry)
+            change.renamed(parent, entry.ino)
             directory.nlink -= 1
             change.put_with_mtime(parent)
             change.lose_name(entry.ino)
@@ -178,6 +182,7 @@ def make(change: Change, parent: Ino, name: bytes, inode: Inode) -> Attributes:
             inode.mode |= stat.S_ISGID
     ino = namespace.add_inode(change.txn, inode)
     enter(change, parent, name, ino)
+    change.made(parent, name, ino)
     return Attributes(ino, inode, 0)
 
 

@@ -163,6 +163,7 @@ def refuse_change(inodes: Inodes, ino: Ino) -> None:
                 namespace.put_xattr(change.txn, new, key, value or b"")
             for parent, entry in names:
                 namespace.point_entry(change.txn, parent, entry, new)
+            inodes.units.replaced(change, ino, new)
             old.nlink = 1
             change.lose_name(ino)
             _await_writer(inodes, new, change.now_ns)

@@ -68,10 +68,20 @@ class Renames:
             change.put_with_mtime(parent)
             change.put_with_mtime(new_parent)
             change.put_with_ctime(source.ino)
+            _note(change, parent, source, new_parent, target)
             moved = [source.ino, *([target.ino] if target is not None and exchange else [])]
             folders = [ino for ino in moved if parent != new_parent and _is_dir(change, ino)]
         for ino in folders:
             self._inodes.listings.forget(ino)  # the kernel does not know that `..` is in it
+
+
+def _note(
+    change: Change, parent: Ino, source: Dirent, new_parent: Ino, target: Dirent | None
+) -> None:
+    """Let the units follow. Within a directory, only what was replaced is something else now."""
+    for entry in filter(None, (source if parent != new_parent else None, target)):
+        change.renamed(parent, entry.ino)
+        change.renamed(new_parent, entry.ino)
 
 
 def _move(change: Change, parent: Ino, source: Dirent, new_parent: Ino, new_name: bytes) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import stat
 from typing import TYPE_CHECKING
 
-from dedupfs.core.errors import FsError
+from dedupfs.core.errors import FsError, NeedsRoom, NoSpace
+from dedupfs.core.eviction import Settings
 from dedupfs.core.format import Inode
+from dedupfs.core.policies import POLICIES
 from dedupfs.core.types import PAGE_BYTES, ROOT_INO
 from dedupfs.store import namespace
 from dedupfs.vfs.directories import Directories
+from dedupfs.vfs.eviction import Evictor
 from dedupfs.vfs.files import Files
 from dedupfs.vfs.inodes import Inodes
 from dedupfs.vfs.inspecting import Inspector
 from dedupfs.vfs.metadata import Metadata
 from dedupfs.vfs.names import Names
+from dedupfs.vfs.pins import Pins
 from dedupfs.vfs.rename import Renames
+from dedupfs.vfs.room import MARGIN_BYTES, Room
+from dedupfs.vfs.units import Units
 from dedupfs.vfs.xattrs import Xattrs
 
 if TYPE_CHECKING:
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
     from dedupfs.core.types import Ino
     from dedupfs.store.store import Store
+    from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +44,27 @@ class Vfs:
     `core.errors.FsError`, and OSError of the store's disk.
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, *, clock: Callable[[], int], eviction: Settings | None = None
+    ) -> None:
         """`clock` gives ns since the epoch. Makes the root of a new store, ends a crash's orphans."""
-        inodes = self._inodes = Inodes(store, clock)
+        settings = eviction or Settings()
+        units = self._units = Units(store, depth=settings.depth, policy=POLICIES[settings.policy])
+        inodes = self._inodes = Inodes(store, clock, units)
         metadata = Metadata(inodes)
         names = Names(inodes)
-        files = self._files = Files(inodes, metadata)
+        room = self.room = Room(store, settings.limits)
+        files = self._files = Files(inodes, metadata, room)
         directories = Directories(inodes, metadata)
-        xattrs = Xattrs(inodes, files)
+        self.pins = Pins(inodes)
+        xattrs = Xattrs(inodes, files, self.pins)
 
-        self.forget = inodes.forget
+        self.forget, self.forget_name = inodes.forget, inodes.forget_name
         self.count_lookup = inodes.count_lookup
-        self.forget_name = inodes.forget_name
 
-        self.lookup = names.lookup
-        self.readlink = names.readlink
-        self.mknod = names.mknod
-        self.mkdir = names.mkdir
-        self.symlink = names.symlink
-        self.link = names.link
-        self.unlink = names.unlink
-        self.rmdir = names.rmdir
+        self.lookup, self.readlink = names.lookup, names.readlink
+        self.mknod, self.mkdir, self.symlink = names.mknod, names.mkdir, names.symlink
+        self.link, self.unlink, self.rmdir = names.link, names.unlink, names.rmdir
         self.rename = Renames(inodes).rename
 
         self.getattr = metadata.getattr
@@ -84,6 +92,52 @@ class Vfs:
         passthrough = self.passthrough = files.passthrough
         self.wants_preparing, self.prepare = passthrough.wants_preparing, passthrough.prepare
         self._start()
+        self.evictor = Evictor(
+            inodes, room, settings, sync=metadata.sync, place_pending=files.place_pending
+        )
+
+    async def write_when_room(self, handle: int, offset: int, data: bytes) -> int:
+        """Write as `write` does, where that raised NeedsRoom: wait until there is room.
+
+        Raises NoSpace when none can be made; the file is then as it was.
+        """
+        size = len(data) + MARGIN_BYTES
+        while True:
+            self._files.place_pending()
+            try:
+                return self._files.write_within(handle, offset, data)
+            except NoSpace:
+                if not await self.evictor.make_room(size):
+                    raise
+            try:
+                return self.write(handle, offset, data)
+            except NeedsRoom:
+                continue
+
+    async def room_for_file(self) -> None:
+        """Wait until one more file may be made. Raises NoSpace when there is no way."""
+        room = self.room
+        room.files_left -= 1
+        while room.files_left < 0:
+            with contextlib.suppress(NeedsRoom):
+                return room.admit_file()
+            if not await self.evictor.make_room(0, files=1):
+                raise NoSpace("there are as many files as the limit allows")
+        return None
+
+    def unit_of(self, txn: Txn, ino: Ino) -> Ino | None:
+        """Return the unit that `ino` is or is in; None above all units."""
+        return self._units.of_path(txn, ino)
+
+    @property
+    def owners_state(self) -> str:
+        """Whether the processes that make folders are known, or why not."""
+        return self._units.owners.state
+
+    def flush_uses(self) -> None:
+        """Write when units were used, as far as that is only in memory. Raises NoSpace."""
+        while self._units.flush():
+            pass
 
     def serve_kernel(
         self,
@@ -119,7 +173,9 @@ class Vfs:
         if left:
             log.info("dropping %d unlinked files that a killed process left", len(left))
         self._inodes.orphans.update(left)
+        self._inodes.doomed.update(left)
         self._inodes.drop_orphans(left)
+        self._units.start(self._inodes.clock())
 
     def drop_unused(self) -> bool:
         """Drop some of the unlinked files that nothing uses; return whether there may be more.
@@ -132,6 +188,7 @@ class Vfs:
         """Place all pending bytes, close all handles, drop all unlinked files."""
         self._files.close()
         try:
+            self.flush_uses()
             self._inodes.drop_all_orphans()
         except (FsError, OSError):
             log.exception("unlinked files are left to the next start")

@@ -14,6 +14,7 @@ from dedupfs.core.errors import (
 )
 from dedupfs.core.types import NAME_MAX_BYTES
 from dedupfs.store import namespace
+from dedupfs.vfs.pins import NAME as PIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dedupfs.store.store import Usage
     from dedupfs.vfs.files import Files
     from dedupfs.vfs.inodes import Inodes
+    from dedupfs.vfs.pins import Pins
 
 _STORED: Final = (b"user.", b"trusted.", b"security.")
 _OURS: Final = b"user.dedupfs."
@@ -36,7 +38,8 @@ COMPUTED: Final[Mapping[bytes, Callable[[Usage], int]]] = {
 class Xattrs:
     """The operations on extended attributes."""
 
-    def __init__(self, inodes: Inodes, files: Files) -> None:
+    def __init__(self, inodes: Inodes, files: Files, pins: Pins) -> None:
+        self._pins = pins
         self._inodes = inodes
         self._files = files
 
@@ -45,6 +48,8 @@ class Xattrs:
         compute = COMPUTED.get(name)
         if compute is not None:
             return self._computed(ino, name, compute)
+        if name == PIN:
+            return self._pins.value(ino)
         _check_name(name)
         with self._inodes.store.index.read() as txn:
             value = namespace.get_xattr(txn, ino, name)
@@ -60,6 +65,9 @@ class Xattrs:
 
     def setxattr(self, ino: Ino, name: bytes, value: bytes) -> None:
         """Set a value. Raises NotPermitted for the computed ones, NotSupported, NameTooLong."""
+        if name == PIN:
+            self._pins.set_value(ino, value)
+            return
         _check_change(name)
         with self._inodes.change() as change:
             change.put_with_ctime(ino)
@@ -67,6 +75,9 @@ class Xattrs:
 
     def removexattr(self, ino: Ino, name: bytes) -> None:
         """Remove an attribute. Raises NoSuchAttribute and what setxattr raises."""
+        if name == PIN:
+            self._pins.set_value(ino, b"0")
+            return
         _check_change(name)
         with self._inodes.change() as change:
             change.put_with_ctime(ino)

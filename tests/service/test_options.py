@@ -54,7 +54,7 @@ def test_defaults_survive_the_way_to_the_daemon() -> None:
         ("high-mark", "0", "a share above 0"),
         ("ttl", "0", "a time above 0"),
         ("checkpoint-interval", "inf", "a time above 0"),
-        ("policy", "lur", 'one of lru; did you mean "lru"?'),
+        ("policy", "lur", 'did you mean "lru"?'),
         ("owners", "protected", 'did you mean "protect"?'),
         ("io", "fast", "one of auto, passthrough, writeback"),
         ("metrics", "localhost", "HOST:PORT"),

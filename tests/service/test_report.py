@@ -14,7 +14,7 @@ from dedupfs.store.store import Store
 
 KEYS = {
     "mountpoint", "store", "pid", "uptime_s", "io_mode", "io_reason",
-    "listings_cached", "listings_reason", "files", "directories",
+    "limits", "evictions", "listings_cached", "listings_reason", "files", "directories",
     "logical_bytes", "live_bytes", "allocated_bytes", "pending_free_bytes", "damaged_bytes", "index_bytes",
     "dedup_ratio", "ingest", "requests", "read_bytes",
 }  # fmt: skip

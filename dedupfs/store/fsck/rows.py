@@ -12,15 +12,18 @@ import numpy as np
 
 from dedupfs.core.format import (
     CHUNK,
+    EVICTED,
     EXTENT,
     FINGERPRINT_BYTES,
     INODE,
     PAIR,
+    QUEUED,
     SEGMENT,
     SHARE,
     TABLES,
     U32,
     U64,
+    UNIT,
 )
 from dedupfs.core.types import NAME_MAX_BYTES
 from dedupfs.store import offline
@@ -66,7 +69,12 @@ _LENGTHS: Final[Mapping[str, _Lengths]] = {
     "chunk_at": _fixed(PAIR.size, U32.size + FINGERPRINT_BYTES),
     "frees": _fixed(PAIR.size, U64.size),
     "damaged": _fixed(PAIR.size, U64.size),
+    "units": _fixed(U64.size, UNIT.size),
+    "queue": _fixed(QUEUED.size, 0),
+    "history": _Lengths(U64.size, U64.size, EVICTED.size, EVICTED.size + (1 << 17)),
+    "evicted": _fixed(FINGERPRINT_BYTES, U64.size),
 }
+_HASHED: Final = ("chunks", "evicted")  # their keys begin with any byte
 
 
 def check(txn: Txn, progress: Progress) -> list[Problem]:
@@ -90,7 +98,7 @@ def _check_table(txn: Txn, table: str, lengths: _Lengths) -> list[Problem]:
         # A damaged inner page hides rows that a scan still meets.
         in_order = in_order and before < key and txn.get(table, key) == value
         before = key
-        is_number = table == "chunks" or key < _NUMBER_MAX
+        is_number = table in _HASHED or key < _NUMBER_MAX
         is_fit = key_min <= len(key) <= key_max and value_min <= len(value) <= value_max
         if not (is_fit and is_number):
             detail = f"{table}: a row of {len(key)} and {len(value)} bytes: {key[:40].hex()}"

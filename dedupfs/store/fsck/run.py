@@ -10,7 +10,7 @@ from dedupfs.core.errors import Corrupt
 from dedupfs.core.format import STORE_FILES
 from dedupfs.core.types import Ino
 from dedupfs.store import digest, namespace, offline
-from dedupfs.store.fsck import derived, lost, media, names, rows, space, strays, tree
+from dedupfs.store.fsck import derived, eviction, lost, media, names, rows, space, strays, tree
 from dedupfs.store.fsck.findings import Problem, Report, no_progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
 _ROUNDS_MAX: Final = 8
 # What other repairs bring with them: listed when it was there from the start.
-FOLLOWS: Final = {"counter", "shares", "links", "mapped-bytes", "parent", "chunk", "segment"}
+FOLLOWS: Final = {
+    "unit",
+    "counter",
+    "shares",
+    "links",
+    "mapped-bytes",
+    "parent",
+    "chunk",
+    "segment",
+}
 
 
 def check(path: Path, progress: Progress = no_progress) -> Report:
@@ -147,6 +156,7 @@ class _Run:
         entries, found = names.check(self._txn, inodes, self._progress)
         report.problems += found
         report.problems += tree.Tree(self._txn, inodes, entries).check()
+        report.problems += eviction.check(self._txn)
         report.problems += space.check_files(self._txn, inodes, self._progress)
         self._check_space(report, inodes)
         return report
