@@ -38,6 +38,12 @@ crash: install-dev system-test ## Kill and cut the power hundreds of times (root
 image: ## Build the container image and prove its mounts (root; docker or podman)
 	docker/test $(ARGS)
 
+.PHONY: dist
+dist: install-dev ## Build wheel and sdist into dist/, install each in a clean environment, try it
+	rm -rf dist build
+	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("dist"); b.build_wheel("dist")' >/dev/null
+	$(BIN)/python -m pytest tests/dist -m dist $(ARGS)
+
 .PHONY: lint
 lint: install-dev ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -8,7 +8,22 @@ from typing import Annotated, Final
 
 import typer
 
-from dedupfs.cli import bench, config, du, errors, fsck, report, run, stat, status, systemd, top
+from dedupfs.cli import (
+    bench,
+    config,
+    doctor,
+    du,
+    errors,
+    estimate,
+    fsck,
+    importing,
+    report,
+    run,
+    stat,
+    status,
+    systemd,
+    top,
+)
 from dedupfs.cli.mount_flags import Flags, MountCommand, takes_mount_flags
 
 _DESCRIPTION: Final = """
@@ -25,6 +40,9 @@ _EPILOG: Final = """
 
 [cyan]dedupfs mount ~/.cache/modelscope/hub/tmp[/cyan]
 with the store in ~/.cache/modelscope/hub/.tmp.dedupfs
+
+[cyan]dedupfs run --over ~/.cache/modelscope/hub/tmp -- torchrun train.py[/cyan]
+mount, run, say what was saved, unmount
 
 [cyan]dedupfs mount /data/cache --store /data/store --allow-other[/cyan]
 for all users of the machine
@@ -206,6 +224,10 @@ def scrub(
 app.command(epilog=fsck.EPILOG)(fsck.fsck)
 app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(cls=MountCommand, epilog=run.EPILOG)(takes_mount_flags(run.run))
+app.command(epilog=estimate.EPILOG)(estimate.estimate)
+app.command("import", epilog=importing.IMPORT_EPILOG)(importing.import_)
+app.command(epilog=importing.EXPORT_EPILOG)(importing.export)
+app.command(epilog=doctor.EPILOG)(doctor.doctor)
 app.add_typer(config.app)
 app.add_typer(systemd.app)
 

@@ -110,6 +110,8 @@ STORE_FILES: Final[Mapping[str, str]] = {
     "old_backup": "index.backup.old",
     "new_backup": "index.backup.new",
     "users": "users",  # flock, shared by all who use one mount in common; names its daemon
+    "import": "import.json",  # transfer.record: what `dedupfs import` has done
+    "new_import": "import.json.new",
 }
 MARKER_PREFIX: Final = "dedupfs store, format "
 

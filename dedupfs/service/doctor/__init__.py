@@ -1,0 +1,1 @@
+"""Looks at what a mount needs of a machine; finds, never changes."""
