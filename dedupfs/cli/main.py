@@ -81,6 +81,9 @@ in the background, with the store in ~/.cache.dedupfs
 [cyan]dedupfs mount /data/cache --store /data/store -o ro,noexec[/cyan]
 nobody may write or start programs
 
+[cyan]dedupfs mount ~/cache --capacity 200G --if-mounted ok[/cyan]
+in a script that all ranks run: one mounts, the others go on
+
 [cyan]exec dedupfs mount /cache --store /store --foreground[/cyan]
 as a service, or as the only process of a container
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import TYPE_CHECKING, Final
 
 from dedupfs.core.errors import MountError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dedupfs.service.mounts import Mount
 
 _LOOK_AROUND_S: Final = 3.0
+_PASSING_S: Final = 1.0
 _CLEARED: Final = "{}: the daemon was gone, cleared the stale mount"
 
 
@@ -47,10 +49,17 @@ def clear_dead(path: Path) -> str:
 
 
 def _unmount(mount: Mount) -> None:
-    try:
-        mounts.unmount(mount.path)
-    except mounts.Busy:
-        raise mounts.Busy(_who(mount)) from None
+    deadline = time.monotonic() + _PASSING_S
+    while True:
+        try:
+            mounts.unmount(mount.path)
+        except mounts.Busy:
+            # A stat(2) that somebody just makes keeps it busy, too: that passes.
+            if busy.holders(mount)[0] or busy.nested_mounts(mount) or time.monotonic() > deadline:
+                raise mounts.Busy(_who(mount)) from None
+            select.select([], [], [], 0.05)
+        else:
+            return
 
 
 def _await_end(mount: Mount, witness: client.Witness, process: int) -> None:
