@@ -120,11 +120,15 @@ class Writer:
 
     @property
     def _is_fresh(self) -> bool:
-        """Whether nothing is known that the pending bytes could equal."""
+        """Whether nothing is known that the pending bytes could equal.
+
+        Of ranks that race, the next one places what this one would be cutting: then it is not.
+        """
         follow, home = self.follow, self.home
         if follow is None:
             return True
-        return home is not None and follow == (home.id, 0) and home.size <= self.start
+        is_alone = home is not None and home.users == 1 and follow == (home.id, 0)
+        return is_alone and home is not None and home.size <= self.start
 
     def _begin_first_window(self) -> None:
         self._window = self._begin_window(self._parts)

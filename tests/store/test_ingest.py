@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dedupfs.core import chunking
 from dedupfs.core.errors import NoSpace
 from dedupfs.core.types import Ino
+from dedupfs.store import writer as writer_module
 from dedupfs.store.store import Store
 from dedupfs.store.writer import PENDING_BYTES
 from store.fixtures import Later
@@ -238,6 +239,27 @@ def test_a_window_without_room_is_told_to_the_next_write_and_kept(
     writer.close()
     assert read(2, len(data)) == data
     check(store)
+
+
+@pytest.mark.parametrize(("ranks", "most_cuts"), [(1, 12), (4, 10)])
+def test_ranks_that_race_do_not_cut_what_another_places(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ranks: int, most_cuts: int
+) -> None:
+    cuts: list[int] = []
+    begin = writer_module.begin_cut
+    monkeypatch.setattr(writer_module, "begin_cut", lambda parts: cuts.append(1) or begin(parts))
+    data = noise(12 * MIB)
+    writers = [
+        store.writer(Ino(2 + n), lambda _txn, _delta: None, lambda: None) for n in range(ranks)
+    ]
+    for at in range(0, len(data), MIB):
+        for writer in writers:
+            writer.write(at, data[at : at + MIB])
+            writer.settle()
+    for writer in writers:
+        writer.close()
+    assert ranks <= len(cuts) <= most_cuts
+    assert store.index.counters.live_bytes == len(data)
 
 
 @pytest.mark.parametrize("what", ["overwrite", "truncate", "overlay", "flush", "elsewhere"])
