@@ -77,13 +77,24 @@ def _units_table(document: Mapping[str, object], listed: list[Mapping[str, objec
     out.add_column("shared with", overflow="fold", ratio=3)
     for unit in listed:
         out.add_row(
-            Text(path_text(unit["path"])),
+            Text(path_text(unit["path"]) + marks(unit)),
             size(_number(unit, "logical_bytes")),
             size(_number(unit, "exclusive_bytes")),
             f"{_number(unit, 'files'):,}",
             Text(partners(unit)),
         )
     return out
+
+
+def marks(unit: Mapping[str, object]) -> str:
+    """Return what keeps a unit, or makes it the first to go, e.g. ` (pinned)`; often nothing."""
+    words = ["pinned"] if unit.get("pinned") else []
+    if _number(unit, "open_files"):
+        words.append(f"{_number(unit, 'open_files'):,} open")
+    owner = unit.get("owner")
+    if isinstance(owner, dict) and owner.get("alive") is False:
+        words.append("owner gone")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def path_text(path: object) -> str:

@@ -117,3 +117,10 @@ def test_names_that_are_no_text_are_one_line() -> None:
     assert render.path_text(None) == "(removed meanwhile)"
     document = live() | {"units": units("a\n\x1b[31mred"), "units_count": 1}
     assert "\x1b" not in shown(document)
+
+
+def test_what_keeps_a_unit_stands_behind_its_name() -> None:
+    assert render.marks({"pinned": None, "open_files": None, "owner": None}) == ""
+    assert render.marks({"pinned": True, "open_files": 2}) == " (pinned, 2 open)"
+    assert render.marks({"owner": {"pid": 7, "alive": True}}) == ""
+    assert render.marks({"owner": {"pid": 7, "alive": False}}) == " (owner gone)"
