@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _BAR: Final = 24
 _EIGHTHS: Final = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
-_PARTNERS_SHOWN: Final = 2
+_PARTNERS_SHOWN: Final = 1
 
 
 def saving(logical_bytes: int, allocated_bytes: int) -> str:

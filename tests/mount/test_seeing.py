@@ -204,6 +204,12 @@ def test_top_shows_a_real_mount_and_ends_with_it(new_mount: Callable[..., Mounte
                 if table.row_count:
                     break
             assert [str(cell) for cell in table.get_row_at(0)[:2]] == ["unit", "2.0 MiB"]
+            await pilot.press("p")
+            for _ in range(100):
+                await pilot.pause(0.05)
+                if str(table.get_row_at(0)[0]) == "* unit":
+                    break
+            assert "unit (pinned)" in dedupfs("status", one.path).stdout
             one.remount()  # another daemon: no wild rates, no end
             await pilot.pause(0.5)
 
