@@ -187,8 +187,10 @@ def _join(wanted: MountOptions, mount: Mount) -> SharedMount | None:
 
 def _mount(wanted: MountOptions) -> SharedMount | None:
     """Return a hold on a new mount; None when somebody else was quicker."""
-    wanted.mountpoint.mkdir(parents=True, exist_ok=True)
     try:
+        # Not exist_ok, which looks into what is there: that may be a dead mount.
+        with contextlib.suppress(FileExistsError):
+            wanted.mountpoint.mkdir(parents=True)
         prepared = preflight.prepare(wanted)
         prepared.store.mkdir(mode=0o700, exist_ok=True)
     except MountError:
@@ -196,7 +198,7 @@ def _mount(wanted: MountOptions) -> SharedMount | None:
             return None
         raise
     except OSError as error:
-        raise MountError(f"store {wanted.store}: {error.strerror}") from None
+        raise MountError(f"{error.filename}: {error.strerror}") from None
     with _gate(prepared.store):
         if _live_mount(prepared.mountpoint) is not None:
             return None

@@ -15,13 +15,11 @@ import pytest
 from dedupfs.service import mounts
 from dedupfs.service.options import MountOptions
 from dedupfs.service.sharing import End, take
-from mount.mounted import command_environment, dedupfs, is_mounted, one_line, wait_gone
+from mount.mounted import Mounted, command_environment, dedupfs, is_mounted, one_line, wait_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from mount.mounted import Mounted
 
 
 def started(*arguments: str | Path, **options: object) -> subprocess.Popen[str]:
@@ -166,6 +164,26 @@ def test_a_killed_run_leaves_its_mount_to_the_next(over: Path) -> None:
     done = dedupfs("run", "-q", "--over", over, "--", "test", "-e", over / "up")
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_mounted(over)
+
+
+def test_a_dead_mount_is_replaced(over: Path) -> None:
+    one = Mounted(over, over.with_name(".over.dedupfs"))
+    try:
+        one.start()
+        os.kill(one.pid, signal.SIGKILL)
+        wait_gone(one.pid)
+        done = dedupfs("run", "-q", "--over", over, "--", "mountpoint", "-q", over)
+        assert (done.returncode, done.stderr) == (0, "")
+    finally:
+        one.clear()
+
+
+@pytest.mark.parametrize("place", ["file/under", "file", "/proc/nowhere"])
+def test_a_place_where_nothing_can_be_mounted_is_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    done = dedupfs("run", "--over", tmp_path / place, "--", "true")
+    assert done.returncode == 1
+    assert str(tmp_path / place) in one_line(done.stderr)
 
 
 def test_who_outlives_the_command_is_named_and_keeps_the_mount(over: Path) -> None:
