@@ -161,19 +161,24 @@ class Copier:
         mode = entry.found.st_mode & 0o777
         with opened(entry.path, _NO_FOLLOW) as source, opened(target, flags, mode) as sink:
             size = os.fstat(source).st_size
+            written = 0
             for start, stop in data_ranges(source, 0, size):
-                self._copy_range(source, sink, start, stop)
-            os.ftruncate(sink, size)
+                written = self._copy_range(source, sink, start, stop)
+            if written < size:
+                os.ftruncate(sink, size)
 
-    def _copy_range(self, source: int, sink: int, start: int, stop: int) -> None:
+    def _copy_range(self, source: int, sink: int, start: int, stop: int) -> int:
+        """Return behind which byte nothing was written."""
+        written = 0
         while start < stop:
             piece = os.pread(source, min(READ_BYTES, stop - start), start)
             if not piece:
-                return  # cut off meanwhile: the comparison finds that
-            _write_data(sink, piece, start)
+                break  # cut off meanwhile: the comparison finds that
+            written = _write_data(sink, piece, start) or written
             start += len(piece)
             self.copied.bytes += len(piece)
             self._tick(len(piece))
+        return written
 
     def _finish(self, entry: Entry, target: bytes) -> None:
         """Give it owner, attributes, mode and, last, the times."""
@@ -254,15 +259,18 @@ def data_ranges(fd: int, at: int, stop: int) -> Iterator[tuple[int, int]]:
             yield start, min(at, stop)
 
 
-def _write_data(sink: int, piece: bytes, offset: int) -> None:
-    """Write `piece`, but for longer runs of zeros: they stay holes."""
+def _write_data(sink: int, piece: bytes, offset: int) -> int:
+    """Write `piece`, but for longer runs of zeros: they stay holes. Return the end, 0 for nothing."""
     if _ZEROS not in piece:
         _write_all(sink, piece, offset)
-        return
+        return offset + len(piece)
+    written = 0
     for at in range(0, len(piece), _HOLE_BYTES):
         part = piece[at : at + _HOLE_BYTES]
         if part.strip(b"\0"):
             _write_all(sink, part, offset + at)
+            written = offset + at + len(part)
+    return written
 
 
 def _write_all(sink: int, piece: bytes, offset: int) -> None:

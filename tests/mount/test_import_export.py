@@ -60,6 +60,9 @@ def fill(root: Path) -> None:
         file.truncate(50 << 20)
         file.seek(20 << 20)
         file.write(b"island")
+    for name, zeros in (("zeros at the end", 200_000), ("a few", 10), ("a page", 65536)):
+        (root / name).write_bytes(b"x" * 70_000 + bytes(zeros))
+    (root / "only zeros").write_bytes(bytes(300_000))
     os.mkfifo(root / "fifo")
     os.setxattr(root / "hard", "user.colour", b"blue\0")
     os.chmod(root / "empty file", 0o4640)
