@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # The kernel comes again but once after ESTALE: meanwhile no reader may make the copy passthrough.
-_COMES_WITHIN_NS: Final = 10**9
+_COMES_WITHIN_NS: Final = 5 * 10**9
 # An open waits so long for a file to be put together: its dirty pages are written back first.
 _MAKE_MAX_S: Final = 10.0
 

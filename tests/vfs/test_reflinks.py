@@ -202,6 +202,6 @@ async def test_a_reader_leaves_a_copy_to_the_writer_who_was_sent_to_it(reflinkin
     copy = reflinking.look(b"a").ino
     assert await passed(reflinking, copy) is None
     reflinking.vfs.release(reflinking.vfs.open(copy, os.O_RDWR))
-    reflinking.now_ns += 2 * 10**9
+    reflinking.now_ns += 6 * 10**9
     assert await passed(reflinking, copy) == DATA
     reflinking.vfs.release(held)
