@@ -39,7 +39,7 @@ class _WholeSegment:
     def __init__(self, segments: Segments, segment: Segment) -> None:
         self._segments = segments
         self._segment = segment
-        segments.pin(segment.id)
+        segments.show(segment.id)
 
     @property
     def fd(self) -> int:

@@ -66,7 +66,8 @@ def reclaim(
                 doomed += freeing.free(start, stop)
             except OSError as error:
                 # It stays until after the next checkpoint, and must not hold up the others.
-                log.warning("segment %016x at %d is not freed yet: %s", segment, start, error)
+                level = logging.DEBUG if isinstance(error, BlockingIOError) else logging.WARNING
+                log.log(level, "segment %016x at %d is not freed yet: %s", segment, start, error)
                 checkpoints.held_up.add(segment)
                 continue
             done += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 from collections import OrderedDict
@@ -180,6 +181,7 @@ class Segments:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
         self._pins: dict[SegmentId, int] = {}
+        self._shown: set[SegmentId] = set()  # read past us once: may still be mapped
         self.is_lost = False  # a sync outside of a checkpoint has failed
         self._unsynced = Unsynced(folder, {})
         self.write_back = WriteBack()
@@ -345,7 +347,10 @@ class Segments:
         segment.set_sealed(stop)
 
     def punch(self, txn: Txn, segment: SegmentId, start: int, stop: int) -> None:
-        """Give the disk space of `start..stop` back; later reads see zeros there."""
+        """Give the disk space of `start..stop` back; later reads see zeros there.
+
+        Raises BlockingIOError while somebody has the sealed segment mapped, OSError.
+        """
         row = get_row(txn, segment)
         if row is None:
             return
@@ -354,6 +359,9 @@ class Segments:
         except FileNotFoundError:
             return  # lost: nothing to give back
         try:
+            if segment in self._shown:
+                self._sealed.pop(segment, None)
+                _check_alone(fd)
             if start < stop:
                 _punch(fd, start, stop - start)
             self.put_row(txn, segment, row._replace(allocated=_allocated(fd)))
@@ -364,6 +372,7 @@ class Segments:
         """Take a sealed segment out of the index; return the file the caller removes."""
         assert segment not in self._open, "an open segment has a writer"
         self._sealed.pop(segment, None)
+        self._shown.discard(segment)
         self._unsynced.segments.pop(segment, None)
         row = get_row(txn, segment)
         if row is not None:
@@ -384,6 +393,11 @@ class Segments:
     def pin(self, segment: SegmentId) -> None:
         """Keep a segment from being punched while a worker thread reads it."""
         self._pins[segment] = self._pins.get(segment, 0) + 1
+
+    def show(self, segment: SegmentId) -> None:
+        """Pin a segment that is read past us; it may stay mapped after `unpin`."""
+        self._shown.add(segment)
+        self.pin(segment)
 
     def unpin(self, segment: SegmentId) -> None:
         """Undo one `pin`."""
@@ -464,6 +478,21 @@ def _write_all(fd: int, offset: int, data: memoryview) -> None:
         if error.errno in _FULL:
             raise _FULL[error.errno](f"segment: {error.strerror}") from error
         raise
+
+
+def _check_alone(fd: int) -> None:
+    """Raise BlockingIOError if the file is open anywhere else, or mapped.
+
+    A file read past us is released at close(2), but its map stays (vma_set_file of mm/util.c).
+    A write lease is given only to who has the file alone (check_conflicting_open of fs/locks.c).
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return  # no leases on this file system
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def _allocated(fd: int) -> int:

@@ -12,6 +12,8 @@ import mmap
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -309,3 +311,33 @@ def test_opening_and_closing_keeps_no_descriptor(mount: Mounted, folder: Path) -
                     file.read(10)
         counts.append(len(os.listdir(f"/proc/{mount.pid}/fd")))
     assert counts[1] <= counts[0] + 3
+
+
+def test_a_map_outlives_its_descriptor_and_the_punching(mount: Mounted, folder: Path) -> None:
+    """Regression: the kernel releases a file read past us at close, mapped or not."""
+    data = new_file(folder / "f", 8 * MIB)
+    taken = mount.status_number("allocated_bytes")
+    (folder / "half").write_bytes(data[: 4 * MIB])  # keeps the segment, so that it is punched
+    code = (
+        "import ctypes, os, sys; c = ctypes.CDLL(None); c.mmap.restype = ctypes.c_void_p\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY); size = os.fstat(fd).st_size\n"
+        "at = c.mmap(None, ctypes.c_size_t(size), 1, 1, fd, ctypes.c_long(0)); os.close(fd)\n"
+        "print('mapped', flush=True); sys.stdin.readline()\n"
+        "sys.stdout.buffer.write(ctypes.string_at(at, size))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, folder / "f"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"mapped\n"
+        with (folder / "f").open("r+b") as file:
+            file.seek(4 * MIB)
+            new = CHANCE.randbytes(4 * MIB)
+            file.write(new)
+            now = data[: 4 * MIB] + new
+        time.sleep(8)  # a checkpoint, and what is freed is punched
+        out, _ = reader.communicate(b"\n", timeout=60)
+    assert out == (data if is_on(mount) else now), "what was mapped, no zeros"
+    assert (folder / "f").read_bytes() == now
+    (folder / "half").unlink()
+    assert wait_for(lambda: mount.status_number("allocated_bytes") < taken + MIB, 30)
