@@ -91,6 +91,7 @@ def units(
     # All pages of one measurement: what is asked for now does not start another one.
     request["max_age_s"] = 1e9
     while document["next"] is not None and (limit is None or len(rows) < limit):
+        show(len(rows), _number(document, "count"))
         document = _ask(store, "units", {**request, "offset": len(rows)})
         rows += _rows(document, "units")
     document["units"] = rows[:limit]
@@ -108,6 +109,7 @@ def du(
     document = _finished(store, started, show)
     rows = _rows(document, "rows")
     while document["next"] is not None:
+        show(len(rows), _number(document, "count"))
         document = _ask(store, "measured", {"id": started["id"], "offset": len(rows)})
         rows += _rows(document, "rows")
     return rows
