@@ -136,7 +136,7 @@ class Ingest:
 
     def _compare(self, segment: Segment, offset: int, start: int, stop: int) -> int:
         if comparing.holds(segment.fd, offset, self._data, (start, stop)):
-            self._map_followed(segment.id, start, stop, offset)
+            self._map_followed(segment, start, stop, offset)
             return stop
         ours = self._data[start:stop]
         try:
@@ -151,16 +151,16 @@ class Ingest:
             prefix = matching.equal_prefix(ours, theirs)
             if prefix < PAGE_BYTES:
                 return start
-            self._map_followed(segment.id, start, start + prefix, offset)
+            self._map_followed(segment, start, start + prefix, offset)
             return start + prefix
         unequal = [(offset + low, offset + high) for low, high, same in runs if not same]
         if self._healer.heal_around(segment.id, unequal, self._data, offset - start):
             return self._compare(segment, offset, start, stop)
-        self._place_runs(segment.id, start, runs, offset)
+        self._place_runs(segment, start, runs, offset)
         return stop
 
     def _place_runs(
-        self, segment: SegmentId, start: int, runs: list[tuple[int, int, bool]], offset: int
+        self, segment: Segment, start: int, runs: list[tuple[int, int, bool]], offset: int
     ) -> None:
         """Map the equal runs to `segment`, look the others up; follow as before."""
         follow = self._writer.follow
@@ -173,9 +173,33 @@ class Ingest:
                 at = self._search(at, stop, final=True)
         self._writer.follow = follow
 
-    def _map_followed(self, segment: SegmentId, start: int, stop: int, offset: int) -> None:
-        self._map(segment, start, stop, offset)
-        self._txn.counters.followed_bytes += stop - start
+    def _map_followed(self, segment: Segment, start: int, stop: int, offset: int) -> None:
+        """Map what equals `segment`, but store zeros at its edges that are a hole there."""
+        follow = self._writer.follow
+        first, last = self._outside_holes(segment, start, stop, offset)
+        for at, end in ((start, first), (last, stop)):
+            if at < end:
+                self._search(at, end, final=True)  # under a page: one chunk
+        self._writer.follow = follow
+        if first < last:
+            self._map(segment.id, first, last, offset + first - start)
+            self._txn.counters.followed_bytes += last - first
+
+    def _outside_holes(
+        self, segment: Segment, start: int, stop: int, offset: int
+    ) -> tuple[int, int]:
+        """Return what of `start..stop`, equal to `segment` at `offset`, is no hole at its edges.
+
+        A hole that a file used would be taken for lost bytes. There is none between: a page of
+        zeros is never compared.
+        """
+        data, last = self._data, offset + stop - start - 1
+        if not data[start] and segment.is_hole(offset):
+            piece = data[start:stop]
+            start += len(piece) - len(piece.lstrip(b"\0"))
+        if start < stop and not data[stop - 1] and segment.is_hole(last):
+            stop = start + len(data[start:stop].rstrip(b"\0"))
+        return start, stop
 
     def _search(self, start: int, stop: int, *, final: bool) -> int:
         """Cut `start..stop` into chunks; place them up to the first one stored already, map that.
@@ -238,6 +262,9 @@ class Ingest:
         except Damaged:
             return 0
         back = matching.equal_suffix(self._data[start - limit : start], theirs)
+        if back:
+            edge = self._outside_holes(segment, start - back, start, stored.offset - back)[0]
+            back = start - edge
         if back < start - floor and (stored.offset - self._base - start) % PAGE_BYTES == 0:
             # Whole pages of the file stay together, so that they can be cloned or mapped.
             back -= min(back, -(self._base + start - back) % PAGE_BYTES)

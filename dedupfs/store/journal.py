@@ -67,9 +67,10 @@ class Journal:
         self.marked = JOURNAL_RECORDS_AT
         self._sequence = 0
         self.is_base_durable = False  # the commit that begins it
-        self._data_fd = os.open(folder / DATA, os.O_RDONLY | os.O_CLOEXEC)
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._data_fd = -1
         try:
+            self._data_fd = os.open(folder / DATA, os.O_RDONLY | os.O_CLOEXEC)
             os.posix_fallocate(self._fd, 0, _RESERVED_BYTES)
             head = JOURNAL_HEAD.pack(JOURNAL_MAGIC, epoch, *instance)
             os.pwrite(self._fd, head + _checksum(head), 0)
@@ -115,7 +116,8 @@ class Journal:
         """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
-            os.close(self._data_fd)
+            if self._data_fd >= 0:
+                os.close(self._data_fd)
             self._fd = -1
 
     def remove(self) -> None:

@@ -123,6 +123,15 @@ class Segment:
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    def is_hole(self, offset: int) -> bool:
+        """Tell whether nothing is kept at `offset`, before the end: it reads as zeros."""
+        try:
+            return os.lseek(self.fd, offset, os.SEEK_DATA) > offset
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return True
+            raise
+
     def reads_as_zeros(self, start: int, stop: int) -> bool:
         """Tell whether `start..stop` is a hole but for zeros in its first and last block."""
         at = start

@@ -88,6 +88,24 @@ def test_zeros_take_no_space_and_read_back(store: Store, write: Write, read: Rea
     check(store)
 
 
+@pytest.mark.parametrize("side", ["before", "behind"])
+def test_zeros_are_not_shared_with_a_hole(
+    store: Store, write: Write, read: Read, side: str
+) -> None:
+    """fsck takes a hole that a file uses for lost bytes, and --repair would refuse to read them."""
+    data, zeros = noise(MIB + 3 * 4096), bytes(8192)
+    if side == "before":
+        old, new = zeros + data, noise(123_456, 2)[:-100] + bytes(100) + data
+    else:
+        old, new = data + zeros + noise(MIB, 3), data + bytes(100) + noise(MIB, 4)
+    write(2, old)
+    write(3, new)
+    assert store.index.counters.live_bytes < len(data) + 2 * MIB + 4096, "the rest is shared"
+    assert read(2, len(old)) == old
+    assert read(3, len(new)) == new
+    check(store)
+
+
 def test_small_files_share_segments_without_padding(store: Store, write: Write, read: Read) -> None:
     files = [noise(4096 + 37 * i, i) for i in range(200)]
     for folder in range(4):
