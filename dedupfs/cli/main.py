@@ -15,12 +15,14 @@ from dedupfs.cli import (
     du,
     errors,
     estimate,
+    evict,
     fsck,
     importing,
     report,
     run,
     stat,
     status,
+    steer,
     systemd,
     top,
 )
@@ -224,6 +226,12 @@ def scrub(
     raise typer.Exit(command.run(path, request, as_json=as_json, quiet=quiet))
 
 
+app.command(epilog=evict.EPILOG)(evict.evict)
+app.command()(evict.gc)
+app.command()(steer.why)
+app.command()(steer.pin)
+app.command()(steer.unpin)
+app.command("set")(steer.set_options)
 app.command(epilog=fsck.EPILOG)(fsck.fsck)
 app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(cls=MountCommand, epilog=run.EPILOG)(takes_mount_flags(run.run))

@@ -136,7 +136,7 @@ class Considered:
         """Look at one more unit; return it with those passed over that go with it."""
         mine: dict[int, list[tuple[int, int]]] = {}
         with_whom: set[Ino] = set()
-        files = self._collect(unit, footprint, mine, with_whom)
+        files = self._collect(unit, footprint, mine)
         freed = 0
         for segment, used in mine.items():
             for own in tally(used):
@@ -154,20 +154,15 @@ class Considered:
         return group
 
     def _collect(
-        self,
-        unit: Ino,
-        footprint: Footprint,
-        mine: dict[int, list[tuple[int, int]]],
-        with_whom: set[Ino],
+        self, unit: Ino, footprint: Footprint, mine: dict[int, list[tuple[int, int]]]
     ) -> int:
-        """Fill in what the unit completes, and with whom; return how many files it is."""
+        """Fill in what the unit completes; return how many files go with it alone."""
         files = 0
         for ino, (here, nlink, ranges) in footprint.files.items():
             holders = self._complete(unit, ino, here, nlink)
             if holders is None:
                 continue
-            files += 1
-            with_whom.update(holders)
+            files += not holders
             for segment, start, stop in ranges:
                 mine.setdefault(segment, []).append((start, stop))
                 for holder in holders:

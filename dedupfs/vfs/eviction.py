@@ -162,7 +162,8 @@ class Evictor:
         removed = 0
         if need and not self._is_fruitless():
             plan = await self.plan(need)
-            removed = await self.carry_out(plan)
+            cause = largest(self.room.load().parts(self.limits))
+            removed = await self.carry_out(plan, cause)
             if not removed:
                 self._note_fruitless()
         if removed:
@@ -198,9 +199,8 @@ class Evictor:
         await self.flush_uses()
         return await _in_steps(self.planner.plan(need))
 
-    async def carry_out(self, plan: Plan) -> int:
+    async def carry_out(self, plan: Plan, cause: str = "asked for") -> int:
         """Remove the plan's units, but for those that may not go any more; return how many went."""
-        cause = largest(self.room.load().parts(self.limits))
         before = self.tally.units, self.tally.freed_bytes
         removed = 0
         left = list(plan.groups)
@@ -283,11 +283,11 @@ class Evictor:
             else:
                 await trio.lowlevel.checkpoint()
 
-    async def evict(self, plan: Callable[[], Awaitable[Plan]]) -> Plan:
+    async def evict(self, plan: Callable[[], Awaitable[Plan]], cause: str = "asked for") -> Plan:
         """Make a plan, carry it out, and get the space back; nobody else does meanwhile."""
         async with self._lock:
             made = self.planner.name(await plan())
-            if await self.carry_out(made):
+            if await self.carry_out(made, cause):
                 await self.get_back()
             return made
 
@@ -312,7 +312,7 @@ class Evictor:
             with self._index.read() as txn:
                 oldest = units.queued(txn, units.DEAD, b"", 1)
             if oldest and oldest[0].order <= died_before:
-                await self.evict(lambda: self.plan_dead(died_before))
+                await self.evict(lambda: self.plan_dead(died_before), "auto-gc")
 
     async def _remove_expired(self, used_before_ns: int) -> None:
         with self._index.read() as txn:
@@ -328,7 +328,7 @@ class Evictor:
             inos = [(row.ino, EXPIRED) for row in rows if row.order <= used_before_ns]
             return await _in_steps(self.planner.plan_of(inos))
 
-        await self.evict(plan)
+        await self.evict(plan, "ttl")
 
 
 def _of_a_round(need: Need, least: Need) -> Need:

@@ -132,7 +132,7 @@ def test_completion_offers_commands_and_choices() -> None:
         )
         return done.stdout.split()
 
-    assert offered("dedupfs u") == ["umount"]
+    assert offered("dedupfs um") == ["umount"]
     assert offered("dedupfs mount --io w") == ["writeback"]
     assert "--store" in offered("dedupfs mount --st")
 
