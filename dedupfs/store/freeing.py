@@ -58,10 +58,8 @@ def reclaim(
     done = 0
     with index.write() as txn:
         rows = _marked_rows(txn, segments, checkpoints, limit)
-        for key, value in rows:
-            segment, start = unpack_pair(key)
-            stop = start + U64.unpack(value)[0]
-            freeing = _Freeing(txn, segments, checkpoints, SegmentId(segment))
+        for segment, start, stop, keys in _runs(rows):
+            freeing = _Freeing(txn, segments, checkpoints, segment)
             try:
                 doomed += freeing.free(start, stop)
             except OSError as error:
@@ -70,10 +68,27 @@ def reclaim(
                 log.log(level, "segment %016x at %d is not freed yet: %s", segment, start, error)
                 checkpoints.held_up.add(segment)
                 continue
-            done += 1
-            txn.delete("frees", key)
+            done += len(keys)
+            for key in keys:
+                txn.delete("frees", key)
             txn.counters.pending_free_bytes -= stop - start
     return doomed, done > 0 and len(rows) == limit
+
+
+def _runs(rows: list[tuple[bytes, bytes]]) -> list[tuple[SegmentId, int, int, list[bytes]]]:
+    """Return the ranges of `rows`, those that touch as one, with their keys.
+
+    A punch costs 1.5 ms on ext4 whatever its length: files of a pack that go together lie side by side.
+    """
+    found: list[tuple[SegmentId, int, int, list[bytes]]] = []
+    for key, value in rows:
+        segment, start = unpack_pair(key)
+        stop = start + U64.unpack(value)[0]
+        if found and found[-1][0] == segment and found[-1][2] == start:
+            found[-1] = (*found[-1][:2], stop, [*found[-1][3], key])
+        else:
+            found.append((SegmentId(segment), start, stop, [key]))
+    return found
 
 
 def _marked_rows(

@@ -30,6 +30,7 @@ PINNED: Final = 1  # a flag
 HISTORY_MAX: Final = 10_000
 _LAYOUT: Final = b"units"
 _MAIN: Final = b"main"
+_GHOSTS_MIN: Final = 10
 _START_MASK: Final = 0xFFFFFFFF
 
 
@@ -193,8 +194,17 @@ def last_eviction(txn: Txn, path: bytes) -> Eviction | None:
 
 
 def was_evicted(txn: Txn, path: bytes) -> bool:
-    """Tell whether the history has the path."""
-    return txn.get("evicted", path_key(path)) is not None
+    """Tell whether the unit of this path was among the last evicted, as many as are in MAIN.
+
+    More ghosts than that, and all that is scanned twice would get into MAIN.
+    """
+    sequence = txn.get("evicted", path_key(path))
+    if sequence is None:
+        return False
+    last = txn.floor("history", U64.pack((1 << 63) - 1))
+    assert last is not None, "the row that `evicted` names, at least"
+    after = U64.unpack(last[0])[0] - U64.unpack(sequence)[0]
+    return bool(after < max(main_count(txn), _GHOSTS_MIN))
 
 
 def path_key(path: bytes) -> bytes:

@@ -37,7 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="another directory to measure, such as a mount of another file system",
     )
     group.addoption("--jobs", default="", help="names of jobs, comma separated (default all)")
-    group.addoption("--sections", default="", help="savings, speed, recovery (default all)")
+    group.addoption(
+        "--sections", default="", help="savings, speed, eviction, recovery (default all)"
+    )
     group.addoption("--dir", type=Path, default=None, help="where to work (default .bench)")
     group.addoption("--json", type=Path, default=None, help="write all figures to this file")
     group.addoption("--chart", type=Path, default=None, help="draw a chart, .svg or .png")

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from bench import report
+from bench import eviction, report
 from bench.savings import CASES, Size, measure
 from dedupfs.bench import chart
 from dedupfs.bench.jobs import all_jobs
@@ -118,6 +118,18 @@ def speed(bench: Bench) -> None:
         chart.draw(found, options.chart)
 
 
+def evictions(bench: Bench) -> None:
+    """Print what replacement policies save, and what eviction costs."""
+    console, work = bench.console, bench.work
+    bench.document["eviction"] = {
+        "policies_bytes": eviction.policies(console),
+        "victim_us": eviction.victims(console, work, (100, 1_000_000)),
+        "hit_us": eviction.hits(console, work),
+        "write_ns": eviction.writes(console, work),
+        **eviction.misses(console, work),
+    }
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the bench; `--sections` chooses by name."""
@@ -126,4 +138,8 @@ class Section:
     run: Callable[[Bench], None]
 
 
-SECTIONS: Final = [Section("savings", savings), Section("speed", speed)]
+SECTIONS: Final = [
+    Section("savings", savings),
+    Section("speed", speed),
+    Section("eviction", evictions),
+]
