@@ -160,7 +160,9 @@ def _report(
         new = written["unique_bytes"]
         say(f"{mount.mountpoint}: {size(total)} written, {size(new)} of it new: "
             f"saved {saving(total, new)}")  # fmt: skip
-    logical, allocated = _number(after.get("logical_bytes")), _number(after.get("allocated_bytes"))
+    logical = _number(after.get("logical_bytes"))
+    # What was removed just now is freed in a moment.
+    allocated = _number(after.get("allocated_bytes")) - _number(after.get("pending_free_bytes"))
     say(f"{mount.mountpoint}: holds {_number(after.get('files')):,} files of {size(logical)}, "
         f"{size(allocated)} on disk")  # fmt: skip
 
