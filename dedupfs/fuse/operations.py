@@ -124,8 +124,14 @@ class Handlers:
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, _ctx: RequestContext
     ) -> EntryAttributes:
-        """Answer link."""
-        return entry(self._vfs.link(Ino(inode), Ino(new_parent_inode), new_name))
+        """Answer link; the kernel asks for the attributes when it next wants them.
+
+        It takes those of this answer even if the file has grown meanwhile (create_new_entry of
+        fs/fuse/dir.c passes no version to compare): kept for long, the new end would be hidden.
+        """
+        made = entry(self._vfs.link(Ino(inode), Ino(new_parent_inode), new_name))
+        made.attr_timeout = 0
+        return made
 
     @_request
     async def unlink(self, parent_inode: int, name: bytes, _ctx: RequestContext) -> None:

@@ -146,3 +146,14 @@ async def test_statfs_arrives_whole(world: World) -> None:
     assert (seen.f_bsize, seen.f_frsize, seen.f_namemax) == (4096, 4096, 255)
     assert seen.f_blocks > seen.f_bfree == seen.f_bavail
     assert abs(seen.f_bavail * 4096 - host.f_bavail * host.f_frsize) < 1 << 30
+
+
+async def test_what_a_link_answers_is_not_kept_as_the_attributes(world: World) -> None:
+    # The kernel takes them whatever came meanwhile: with a growing file the new end would be hidden.
+    handlers = Handlers(world.vfs, writeback=False)
+    ino = world.create(b"file")
+    made = await handlers.link(ino, pyfuse3.ROOT_INODE, b"second", ROOT)
+    assert made.st_nlink == 2
+    assert made.attr_timeout == 0
+    assert made.entry_timeout > 0
+    assert (await handlers.getattr(ino, ROOT)).attr_timeout > 0

@@ -31,8 +31,8 @@ _TAGS: Final = b"ABCDEFGH"
 _CORPUS: Final = random.Random("versions").randbytes(2 << 20)
 EXTENDED: Final = len(_CORPUS) + 5000
 _HELD_MAX: Final = 6
-# On a machine with ten times the work it can do, a map of a file being extended got a SIGBUS three
-# times in some twenty minutes, not explained yet: only the long form looks for it.
+# A link that is answered while the file grows lets the kernel see its old size for a moment, and who
+# maps the file just then gets a SIGBUS: rare, and the kernel's, so only the long form extends.
 _EXTENDS: Final = 2 if "DEDUPFS_STRESS_S" in os.environ else 0
 
 
