@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -38,8 +39,12 @@ class Disk:
         _run("mount", "-o", "loop", "-t", self.kind, self.image, self.path)
 
     def unmount(self) -> None:
-        """Unmount; a killed process or whoever looks over all mounts may hold it for a moment."""
-        deadline = time.monotonic() + 10
+        """Unmount; a killed process or whoever looks over all mounts may hold it for a moment.
+
+        A mount namespace made meanwhile has a copy of the mount: until it ends the file system stays,
+        shut down, and mounting the image again would find that one (XFS answers EIO).
+        """
+        deadline = time.monotonic() + 60
         while True:
             try:
                 _run("umount", self.path)
@@ -48,7 +53,17 @@ class Disk:
                     raise
                 time.sleep(0.1)
             else:
-                return
+                break
+        while self._is_attached():
+            assert time.monotonic() < deadline, f"another mount namespace holds {self.path}"
+            time.sleep(0.01)
+
+    def _is_attached(self) -> bool:
+        for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with contextlib.suppress(OSError):  # detached meanwhile
+                if path.read_text().strip() == str(self.image):
+                    return True
+        return False
 
     def cut_power(self) -> None:
         """Stop the file system: what is not on disk now never will be."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -46,6 +48,16 @@ def test_a_store_in_use_is_refused_and_names_its_holder(tmp_path: Path) -> None:
         Store.open(tmp_path / "s")
     first.close()
     Store.open(tmp_path / "s").close()
+
+
+def test_who_only_looks_at_a_store_is_waited_for(tmp_path: Path) -> None:
+    Store.open(tmp_path / "s").close()
+    with (tmp_path / "s" / "lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as dedupfs status does
+        ends = threading.Timer(0.2, fcntl.flock, (looking, fcntl.LOCK_UN))
+        ends.start()
+        Store.open(tmp_path / "s").close()
+        ends.join()
 
 
 def test_a_new_store_is_for_its_owner_only(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
 from typing import TYPE_CHECKING
 
 from dedupfs.core.errors import Corrupt, NotAStore, StoreError
@@ -13,7 +12,7 @@ from dedupfs.store import pages
 from dedupfs.store.fsck import rebuild
 from dedupfs.store.fsck import run as runs
 from dedupfs.store.fsck.findings import Problem, Report, no_progress
-from dedupfs.store.lock import StoreLock
+from dedupfs.store.lock import StoreLock, take
 from dedupfs.store.store import prepare
 
 if TYPE_CHECKING:
@@ -52,9 +51,7 @@ def _locked(store: Path, mode: Mode) -> Iterator[None]:
             stack.callback(StoreLock(store, "dedupfs fsck").release)
         elif (store / STORE_FILES["lock"]).exists():
             file = stack.enter_context((store / STORE_FILES["lock"]).open("rb"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not take(file.fileno()):
                 StoreLock(store, "").release()  # raises StoreInUse, which names the holder
         yield
 
