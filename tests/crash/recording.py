@@ -27,9 +27,10 @@ _PUNCH = "FALLOC_FL_PUNCH_HOLE"
 
 
 class File:
-    """A file, whatever its names; a directory where `is_folder`."""
+    """A file, whatever its names, made as `kind`; a directory where `is_folder`."""
 
-    def __init__(self, *, is_folder: bool) -> None:
+    def __init__(self, kind: str = "", *, is_folder: bool) -> None:
+        self.kind = kind
         self.is_folder = is_folder
 
 
@@ -125,7 +126,7 @@ class Recording:
             return
         file = self._files.get(path)
         if file is None:
-            file = File(is_folder=False)
+            file = File(_class_of(path), is_folder=False)
             self._name(call.at, path, file)
         elif "O_TRUNC" in call.text:
             self.changes.append(Change(call.at, "truncate", file))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from crash.recording import Change, File, Recording
 
 PAGE_BYTES: Final = 4096
-FOLDED: Final = "write O_DSYNC data.mdb"
+INDEX: Final = "data.mdb"
+META_PAGES: Final = 0, PAGE_BYTES
+FOLDED: Final = "commit of data.mdb"
 FOLDS_MAX: Final = 12
 
 
@@ -41,36 +43,50 @@ class Cut:
                 break
             is_durable = change.durable_at < self.at
             if change.kind == "names":
-                if is_durable or self._keeps(change):
+                if is_durable or self._keeps(change, None):
                     _rename(names.setdefault(change.file, {}), change)
                 continue
             _apply(contents.setdefault(change.file, bytearray()), change,
-                   (lambda _page: True) if is_durable else self._keeps)  # fmt: skip
+                   self.keep if is_durable else self._keeps)  # fmt: skip
         _write_out(self._recording.root, folder, names, contents)
 
-    def drop(self, _what: object) -> bool:
+    def drop(self, _change: Change, _page: int | None) -> bool:
         return False
 
-    def keep(self, _what: object) -> bool:
+    def keep(self, _change: Change, _page: int | None) -> bool:
         return True
 
-    def often(self, _what: object) -> bool:
+    def often(self, _change: Change, _page: int | None) -> bool:
         return self._random.random() < 0.9
 
-    def half(self, _what: object) -> bool:
+    def half(self, _change: Change, _page: int | None) -> bool:
         return self._random.random() < 0.5
 
-    def seldom(self, _what: object) -> bool:
+    def seldom(self, _change: Change, _page: int | None) -> bool:
         return self._random.random() < 0.1
 
-    def names_only(self, what: object) -> bool:
-        return not isinstance(what, int)
+    def names_only(self, _change: Change, page: int | None) -> bool:
+        return page is None
 
-    def data_only(self, what: object) -> bool:
-        return isinstance(what, int)
+    def data_only(self, _change: Change, page: int | None) -> bool:
+        return page is not None
+
+    def torn(self, change: Change, page: int | None) -> bool:
+        """LMDB's new meta page, some of the tree that it names, nothing else."""
+        return change.file.kind == INDEX and (page in META_PAGES or self.half(change, page))
+
+    def torn_amid_all(self, change: Change, page: int | None) -> bool:
+        return change.file.kind != INDEX or self.torn(change, page)
+
+    def torn_amid_some(self, change: Change, page: int | None) -> bool:
+        return self.torn(change, page) if change.file.kind == INDEX else self.half(change, page)
+
+    def headless(self, change: Change, page: int | None) -> bool:
+        """Some of a new tree, without the meta page that names it."""
+        return page not in META_PAGES if change.file.kind == INDEX else self.half(change, page)
 
 
-WAYS: Final[dict[str, Callable[[Cut], Callable[[object], bool]]]] = {
+WAYS: Final[dict[str, Callable[[Cut], Callable[[Change, int | None], bool]]]] = {
     "dropped": lambda cut: cut.drop,
     "kept": lambda cut: cut.keep,
     "mostly kept": lambda cut: cut.often,
@@ -78,22 +94,29 @@ WAYS: Final[dict[str, Callable[[Cut], Callable[[object], bool]]]] = {
     "mostly dropped": lambda cut: cut.seldom,
     "names kept": lambda cut: cut.names_only,
     "bytes kept": lambda cut: cut.data_only,
+    "index torn, the rest dropped": lambda cut: cut.torn,
+    "index torn, the rest kept": lambda cut: cut.torn_amid_all,
+    "index torn, the rest half kept": lambda cut: cut.torn_amid_some,
+    "index without its meta page": lambda cut: cut.headless,
 }
+TORN: Final = [way for way in WAYS if way.startswith("index")]
 
 
 def cuts(recording: Recording, seed: str) -> Iterator[Cut]:
     """Yield cuts without end: around syncs and removals of each kind in turn, in all ways."""
     chosen = random.Random(seed)
     kinds = _moments(recording)
-    # A fold is rare and the most delicate: each is cut once, with nothing but the synced there.
-    for _begun, ended in kinds.get(FOLDED, [])[:FOLDS_MAX]:
-        yield Cut(recording, ended + 1, "dropped", seed)
+    # A fold is rare and the most delicate: its commit is there or not, in part, until it is synced.
+    for number, (begun, ended) in enumerate(kinds[FOLDED][:FOLDS_MAX]):
+        yield Cut(recording, chosen.randint(begun + 1, ended), TORN[number % len(TORN)], seed)
     ways = [*WAYS, "dropped", "kept"]
     while True:
         for moments in kinds.values():
             begun, ended = chosen.choice(moments)
             at = chosen.choice((ended, ended + 1, ended + 1, chosen.randint(begun, ended + 40)))
             way = chosen.choice(ways)
+            if moments is kinds[FOLDED]:
+                at, way = chosen.randint(begun + 1, ended), chosen.choice(TORN)
             yield Cut(recording, at, way, f"{seed} {chosen.random()}")
 
 
@@ -102,7 +125,10 @@ def _moments(recording: Recording) -> dict[str, list[tuple[int, int]]]:
     kinds: dict[str, list[tuple[int, int]]] = {}
     for sync in recording.syncs:
         kinds.setdefault(sync.label, []).append((sync.begun, sync.at))
+    last = recording.changes[-1].at
     for change in recording.changes:
+        if change.file.kind == INDEX and change.offset < META_PAGES[-1] + PAGE_BYTES:
+            kinds.setdefault(FOLDED, []).append((change.at, min(change.durable_at, last)))
         if change.kind == "punch" or None in change.names.values():
             kinds.setdefault(change.kind, []).append((change.at, change.at))
     for at, text in recording.acknowledged:
@@ -119,16 +145,16 @@ def _rename(names: dict[str, File], change: Change) -> None:
             names[name] = file
 
 
-def _apply(content: bytearray, change: Change, keeps: Callable[[object], bool]) -> None:
+def _apply(content: bytearray, change: Change, keeps: Callable[[Change, int | None], bool]) -> None:
     if change.kind == "write":
         start, stop = change.offset, change.offset + change.length
         for page in range(start - start % PAGE_BYTES, stop, PAGE_BYTES):
-            if keeps(page):
+            if keeps(change, page):
                 first, last = max(start, page), min(stop, page + PAGE_BYTES)
                 _grow(content, last)
                 content[first:last] = change.data[first - start : last - start]
         return
-    if not keeps(change):
+    if not keeps(change, None):
         return
     if change.kind == "truncate":
         del content[change.length :]
