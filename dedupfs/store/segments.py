@@ -22,6 +22,7 @@ from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
 from dedupfs.core.types import PAGE_BYTES, SegmentId
 from dedupfs.store.journal import NotKept, sync_file, sync_folder
+from dedupfs.store.preallocation import HINT_BYTES
 from dedupfs.store.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class Segments:
     def _take_room(self, offset: int, length: int) -> None:
         assert self.room_bytes is not None, "asked for"
         pages = -(-(offset % PAGE_BYTES + length) // PAGE_BYTES)
-        self.room_bytes -= pages * PAGE_BYTES + PAGE_BYTES
+        self.room_bytes -= pages * PAGE_BYTES + 2 * HINT_BYTES
         if self.room_bytes < 0:
             raise NoSpace("the limit leaves no room")
 

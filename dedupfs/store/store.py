@@ -19,6 +19,7 @@ from dedupfs.store import (
     freeing,
     instance,
     pages,
+    preallocation,
     reading,
     recovery,
     resident,
@@ -108,6 +109,7 @@ class Store:
             try:
                 folder = path / STORE_FILES["segments"]
                 segments = Segments(folder, index.counters.next_segment)
+                preallocation.restrain(folder)
                 sync_folder(path)  # the names `index` and `segments`
                 recovery.recover(index, segments, folder)
             except BaseException:

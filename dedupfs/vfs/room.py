@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from dedupfs.vfs.inodes import OpenInode
 
 UNLIMITED: Final = 1 << 62
-# What the pages at both ends of a piece, one in the home segment and one in the pack, may add, and a
+# What the pages (on XFS 16 KiB, store.preallocation) at both ends of a piece, one in the home segment and one in the pack, may add, and a
 # block of the file system's own map of each.
-MARGIN_BYTES: Final = 8 * PAGE_BYTES
+MARGIN_BYTES: Final = 24 * PAGE_BYTES
 _MAP_SHARE: Final = 128  # ext4: 12 bytes of map for each 4 KiB, in the worst case
 _LOOK_LEAST_BYTES: Final = 1 << 20
 
