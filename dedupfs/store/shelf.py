@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from dedupfs.store import freeing
 
 if TYPE_CHECKING:
+    from dedupfs.core.chunking import Cutting
     from dedupfs.store.index import Index
     from dedupfs.store.segments import Segment, Segments
     from dedupfs.store.txn import Txn
@@ -21,6 +23,7 @@ class Shelf:
         self.index = index
         self.segments = segments
         self._pack: Segment | None = None
+        self.cuttings: WeakSet[Cutting] = WeakSet()  # pending windows, gone when placed
 
     def pack_room(self, txn: Txn, length: int) -> tuple[Segment, int]:
         """Return a pack segment and the offset at which `length` bytes fit."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dedupfs.store.txn import Txn
 
 PENDING_BYTES: Final = 1 << 20
+# A window being cut keeps 3 MiB in memory: few are enough for the thread, thousands may be open.
+_CUT_AT_ONCE: Final = 32
 
 
 class _Window(NamedTuple):
@@ -136,8 +138,12 @@ class Writer:
             self._ingest(final=False)
 
     def _begin_window(self, parts: list[bytes]) -> _Window | None:
-        cutting = begin_cut(parts)
-        return None if cutting is None else _Window(cutting, self.stop, len(parts))
+        under_way = self._shelf.cuttings
+        cutting = begin_cut(parts) if len(under_way) < _CUT_AT_ONCE else None
+        if cutting is None:
+            return None
+        under_way.add(cutting)
+        return _Window(cutting, self.stop, len(parts))
 
     def flush(self) -> None:
         """Place everything pending; it is committed on return. Raises NoSpace."""

@@ -64,3 +64,23 @@ def test_pages_of_the_index_are_let_go_and_read_again(
 def test_a_small_process_is_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident, "_RESIDENT_MAX_BYTES", 1 << 50)
     assert not store.trim_memory()
+
+
+def test_freed_memory_goes_back_to_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resident, "_RESIDENT_MAX_BYTES", 1)
+    pieces, between = [], []
+    for number in range(1600):  # too small for maps of their own
+        pieces.append(bytes(100_000 + number))
+        between.append(bytes(1000))  # keeps the heap from being cut at its end
+    del pieces
+    before = anonymous_mib()
+    resident.trim(tmp_path)
+    assert before - anonymous_mib() > 100
+    assert len(between) == 1600
+
+
+def anonymous_mib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) >> 10

@@ -122,3 +122,26 @@ async def test_a_file_closed_or_removed_before_its_window_is_placed(world: World
             assert await world.content(made.ino) == data
             world.vfs.unlink(ROOT_INO, b"file")
     assert world.store.index.counters.live_bytes == 0
+
+
+async def test_many_open_files_do_not_each_keep_a_window(world: World) -> None:
+    """Of a thousand files being written, each would take 3 MiB of the daemon's memory."""
+    answers = Answers(world)
+    opened = []
+    data = noise(100 * MIB, 7)
+    for number in range(60):
+        made, handle = world.vfs.create(ROOT_INO, b"%d" % number, 0o644, USER, os.O_WRONLY)
+        opened.append((made.ino, handle))
+        content = data[number * MIB :][: MIB + MIB // 2]
+        for at in range(0, len(content), MIB // 4):
+            world.vfs.write(handle, at, content[at : at + MIB // 4])
+            answers.answer()
+    live = world.vfs._inodes.live
+    pending = [live[ino].pending_bytes for ino, _handle in opened]
+    assert sum(size > MIB for size in pending) <= 32
+    for number, (ino, handle) in enumerate(opened):
+        content = data[number * MIB :][: MIB + MIB // 2]
+        world.vfs.flush(handle)
+        assert bytes(world.store.read(ino, 0, len(content)).run()) == content
+        world.vfs.release(handle)
+        world.vfs.forget([(ino, 1)])
