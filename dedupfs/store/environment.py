@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import lmdb
 
 from dedupfs.core.errors import Corrupt, StoreError, StoreTooNew
-from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, Counters
+from dedupfs.core.format import FORMAT_VERSION, TABLES, U32, U64, Counters
 from dedupfs.store import instance, journal, rollback
 from dedupfs.store.txn import LAST_KEY
 
@@ -41,24 +41,29 @@ def peek(path: Path) -> tuple[Counters, int]:
                     "use a newer dedupfs"
                 )
             folded = txn.get(b"counters", db=meta)
+            epoch = U64.unpack(txn.get(b"epoch", U64.pack(0), db=meta))[0]
+            is_clean = txn.get(b"clean", db=meta) != U32.pack(0)
             size_bytes = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     except (lmdb.Error, struct.error) as error:
         raise Corrupt(f"index {path}: {error}") from error
-    raw = _journalled_counters(path) or folded
+    raw = (None if is_clean else _journalled_counters(path, epoch)) or folded
     return Counters.unpack(raw) if raw else Counters(), size_bytes
 
 
-def _journalled_counters(path: Path) -> bytes | None:
-    """Return the counters a killed process wrote last, if it left a journal."""
-    now = instance.current(path.parent)
-    last = None
-    # A kill in a fold may leave two: the second is empty then, or LMDB has the first already.
-    for left in sorted(path.glob("journal-*")):
-        found = journal.load(left, int(left.name.removeprefix("journal-"), 16), now)
-        for record in journal.records(found.raw, found.stop):
-            for table, key, value in record:
-                if TABLES[table] == "meta" and key == b"counters":
-                    last = value
+def _journalled_counters(path: Path, epoch: int) -> bytes | None:
+    """Return the counters a killed process wrote last, if that was behind the last commit.
+
+    Other journals are of commits made before, or of one that had not begun.
+    """
+    left, last = journal.path_of(path, epoch), None
+    if not left.exists():
+        raise Corrupt(f"{left} is missing: without it the last changes are lost")
+    is_lost = (path / journal.SUSPECT).exists()
+    found = journal.load(left, epoch, instance.current(path.parent), is_lost=is_lost)
+    for record in journal.records(found.raw, found.stop):
+        for table, key, value in record:
+            if TABLES[table] == "meta" and key == b"counters":
+                last = value
     return last
 
 
@@ -70,6 +75,9 @@ def make_tables(path: Path) -> None:
     env = open_environment(path)
     try:
         with contextlib.closing(env), env.begin(write=True) as txn:
+            if 0 < txn.stat()["entries"] < len(TABLES):
+                # An older version was killed: what it committed refers to segments not synced yet.
+                instance.sync_file_system(path)
             for table in TABLES:
                 database = env.open_db(table.encode(), txn=txn)
                 if table in _OFTEN_EMPTY:

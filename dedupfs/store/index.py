@@ -102,7 +102,9 @@ class Index:
             self.marker().mark(self.position)
             self.remove_old_journals()
             self._suspect.unlink(missing_ok=True)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, journal.NotKept):
+                self.note_lost()
             with contextlib.suppress(lmdb.Error):
                 self._txn.lmdb_txn.abort()
             raise

@@ -81,6 +81,15 @@ def is_any_page_cached(file: Path) -> bool:
     return bool(unknown) or any(page & 1 for page in pages)
 
 
+def uncache(file: Path) -> None:
+    """Let go of the pages of a file that reading it brought into memory."""
+    fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def sync_file_system(folder: Path) -> None:
     """Make everything on the file system of `folder` durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -28,7 +28,7 @@ from dedupfs.core.format import (
     TABLES,
     U64,
 )
-from dedupfs.store.instance import Instance, is_any_page_cached, is_cache_lost
+from dedupfs.store.instance import Instance, is_any_page_cached, is_cache_lost, uncache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -177,6 +177,8 @@ def load(path: Path, epoch: int, now: Instance, *, is_lost: bool = False) -> Fou
     """
     is_any_cached = is_any_page_cached(path)  # before it is read
     raw = path.read_bytes()
+    if not is_any_cached:
+        uncache(path)  # whoever reads it next wants to know that, too
     head = raw[: JOURNAL_HEAD.size]
     if len(raw) < JOURNAL_RECORDS_AT or raw[len(head) : len(head) + U64.size] != _checksum(head):
         raise Corrupt(f"{path}: the head is damaged")

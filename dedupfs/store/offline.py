@@ -74,7 +74,8 @@ class Offline:
     def _replay(self) -> None:
         path = journal.path_of(self.path, self.epoch)
         try:
-            found = journal.load(path, self.epoch, instance.current(self.path))
+            is_lost = (self.path / journal.SUSPECT).exists()
+            found = journal.load(path, self.epoch, instance.current(self.path), is_lost=is_lost)
             for record in journal.records(found.raw, found.stop):
                 self.apply(record)
                 self.replayed += 1

@@ -78,7 +78,7 @@ def _find(index: Path, now: instance.Instance) -> _Torn | None:
     is_any_cached = instance.is_any_page_cached(newest)
     beginning = journal.beginning(newest)
     if not is_any_cached:
-        _uncache(newest)  # whoever reads it next wants to know that, too
+        instance.uncache(newest)  # whoever reads it next wants to know that, too
     if beginning is None or beginning.is_marked:
         return None
     is_lost = (index / journal.SUSPECT).exists()
@@ -89,16 +89,8 @@ def _find(index: Path, now: instance.Instance) -> _Torn | None:
     return _with_txn(index / journal.DATA, beginning.txn)
 
 
-def _uncache(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
-
-
 def _with_txn(data: Path, txn: int) -> _Torn | None:
-    """Return the meta page of transaction `txn`, if it got that far."""
+    """Return the meta page of transaction `txn`, if it got that far, and is the last."""
     with data.open("rb") as file:
         head = file.read(_HEAD_BYTES + _META_BYTES)
         if len(head) < _HEAD_BYTES + _META_BYTES:
@@ -107,7 +99,7 @@ def _with_txn(data: Path, txn: int) -> _Torn | None:
         file.seek(page_bytes)
         second = file.read(len(head))
     found = [_TXN.unpack_from(raw, _HEAD_BYTES + _TXN_AT)[0] for raw in (head, second)]
-    if txn not in found:
+    if max(found) != txn:  # a later one was synced, and this one before it
         return None
     at = found.index(txn)
     return _Torn(at * page_bytes, (1 - at) * page_bytes)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from dedupfs.core.errors import Corrupt
+from dedupfs.core.errors import Corrupt, StoreError
 from dedupfs.core.types import ROOT_INO
-from dedupfs.store import instance, journal, rollback
+from dedupfs.store import instance, journal, offline, rollback
 from dedupfs.store.environment import peek
+from dedupfs.store.fsck.session import Mode, run
 from vfs.world import World
 
 if TYPE_CHECKING:
@@ -120,3 +122,88 @@ def test_a_journal_cut_off_while_it_was_made_takes_nothing_back(world: World) ->
     journal.path_of(index, world.store.index.epoch + 1).write_bytes(b"dedupfsJ")
     assert not rollback.is_needed(index, OTHER_BOOT)
     world.close()
+
+
+def left_by_kill(world: World) -> Path:
+    """Return the index of a store as a kill leaves it, the last fold not synced."""
+    filled(world)
+    world.store.index.close()
+    world.store._lock.release()
+    return world.path / "index"
+
+
+def test_a_commit_that_a_later_synced_one_followed_stays(world: World) -> None:
+    """The removal of the journals is not durable yet when the power goes behind a repair."""
+    index = left_by_kill(world)
+    journals = {path: path.read_bytes() for path in index.glob("journal-*")}
+    assert run(world.path, Mode.REPAIR, lambda *_: None).is_clean
+    for path, content in journals.items():
+        path.write_bytes(content)
+    assert not rollback.is_needed(index, OTHER_BOOT)
+    assert peek(index)[0].files == 100
+
+
+def test_a_look_at_a_store_whose_journal_was_being_made(world: World) -> None:
+    filled(world)
+    checkpoint(world)
+    epoch = world.store.index.epoch
+    world.store.index.close()
+    world.store._lock.release()
+    index = world.path / "index"
+    journal.path_of(index, epoch + 1).write_bytes(b"")
+    assert peek(index)[0].files == 100
+
+
+def test_a_look_leaves_to_the_next_start_that_the_power_went(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same boot, the disk mounted anew: only the page cache tells that it is not a kill."""
+    filled(world)
+    checkpoint(world)
+    world.create(b"lost", b"")
+    world.store.index.close()
+    world.store._lock.release()
+    index = world.path / "index"
+    now = instance.current(world.path)
+    monkeypatch.setattr(instance, "current", lambda _: now._replace(mount_id=now.mount_id + 1))
+    for path in index.glob("journal-*"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if instance.is_any_page_cached(path):
+            pytest.skip("a file system in memory")
+    assert peek(index)[0].files == 100
+    with offline.opened(index) as opened:
+        assert opened.txn.counters.files == 100
+    again = World(world.path)
+    assert b"lost" not in again.names(ROOT_INO)
+    again.close()
+
+
+def test_a_disk_that_did_not_keep_the_start_is_not_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = left_by_kill(world)
+
+    def failing(_journal: journal.Journal, _position: int) -> None:
+        raise journal.NotKept(errno.EIO, "fdatasync")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "mark", failing)
+        with pytest.raises(StoreError):
+            World(world.path)
+    assert (index / journal.SUSPECT).exists()
+    again = World(world.path)
+    assert len(again.names()) == 50
+    again.close()
+
+
+def test_a_repair_of_a_suspect_store_goes_back_as_a_start_does(world: World) -> None:
+    filled(world)
+    checkpoint(world)
+    world.create(b"lost", b"")
+    world.store.index.note_lost()
+    world.store.index.close()
+    world.store._lock.release()
+    with offline.opened(world.path / "index") as opened:
+        assert opened.txn.counters.files == 100
