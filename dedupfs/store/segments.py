@@ -191,7 +191,9 @@ class Segments:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.cached_max = min(_CACHED_FDS_MAX, max(16, (limit - _SPARE_FDS) // 2))
         self._pins: dict[SegmentId, int] = {}
-        self._shown: set[SegmentId] = set()  # read past us once: may still be mapped
+        # Read past us once, they may still be mapped; those from before this start, too.
+        self._shown: set[SegmentId] = set()
+        self._first_of_ours = next_id
         self.is_lost = False  # a sync outside of a checkpoint has failed
         self._unsynced = Unsynced(folder, {})
         self.write_back = WriteBack()
@@ -369,7 +371,7 @@ class Segments:
         except FileNotFoundError:
             return  # lost: nothing to give back
         try:
-            if segment in self._shown:
+            if segment in self._shown or segment < self._first_of_ours:
                 self._sealed.pop(segment, None)
                 _check_alone(fd)
             if start < stop:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from dedupfs.core.types import Ino
+from dedupfs.store.store import Store
 from store.invariants import check, reclaim_all
 
 if TYPE_CHECKING:
-    from dedupfs.store.store import Store
+    from pathlib import Path
+
     from store.fixtures import Read, Write
 
 MIB = 1 << 20
@@ -135,3 +138,41 @@ def test_nothing_in_use_is_lost_in_a_storm_of_removals(
     check(store)
     for ino, content in files.items():
         assert read(ino, len(content)) == content
+
+
+def test_what_was_mapped_before_a_restart_is_not_punched(tmp_path: Path) -> None:
+    """A map of a file read past us keeps neither the mount busy nor the daemon from being replaced."""
+    data = noise(4 * MIB)
+
+    def open_store() -> Store:
+        return Store.open(tmp_path / "store")
+
+    def change(store: Store) -> None:
+        write_file(store, 4, b"small")
+        remove(store, 4)
+        reclaim_all(store)
+
+    store = open_store()
+    write_file(store, 2, data)
+    write_file(store, 3, data[:MIB])
+    store.close()
+    (segment,) = (tmp_path / "store" / "segments").iterdir()
+    with segment.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    with mapped:
+        store = open_store()
+        remove(store, 2)
+        reclaim_all(store)
+        store.close()
+        store = open_store()
+        change(store)
+        assert mapped[:] == data
+    change(store)
+    assert store.index.counters.allocated_bytes == MIB, "punched when it was let go"
+    store.close()
+
+
+def write_file(store: Store, ino: int, data: bytes) -> None:
+    writer = store.writer(Ino(ino), lambda _txn, _delta: None)
+    writer.write(0, data)
+    writer.close()
