@@ -127,7 +127,8 @@ def _moments(recording: Recording) -> dict[str, list[tuple[int, int]]]:
         kinds.setdefault(sync.label, []).append((sync.begun, sync.at))
     last = recording.changes[-1].at
     for change in recording.changes:
-        if change.file.kind == INDEX and change.offset < META_PAGES[-1] + PAGE_BYTES:
+        is_meta = change.file.kind == INDEX and change.offset < META_PAGES[-1] + PAGE_BYTES
+        if is_meta and change.at < min(change.durable_at, last):  # not one that was synced at once
             kinds.setdefault(FOLDED, []).append((change.at, min(change.durable_at, last)))
         if change.kind == "punch" or None in change.names.values():
             kinds.setdefault(change.kind, []).append((change.at, change.at))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,8 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     if not memory.is_dir():
         yield tmp_path
         return
-    path = memory / f"dedupfs-crash-{tmp_path.name}"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
+    # Not named after the test: two runs of it may be under way.
+    path = Path(tempfile.mkdtemp(prefix="dedupfs-crash-", dir=memory))
     yield path
     shutil.rmtree(path)
 
