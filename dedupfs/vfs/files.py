@@ -97,7 +97,7 @@ class Files:
                 raise
             return self._open_existing(parent, name, flags)
         self._inodes.count_lookup(made.ino)
-        self._inodes.units.grew(parent, change.now_ns)
+        self._inodes.units.grew(parent, change.now_ns, owner.tid)
         return made, self._add_handle(OpenInode(made.ino, made.inode), flags)
 
     def _open_existing(self, parent: Ino, name: bytes, flags: int) -> tuple[Attributes, int]:

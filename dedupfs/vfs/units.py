@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import logging
 import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from dedupfs.core.format import Unit
 from dedupfs.core.types import ROOT_INO, Ino
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T", int, tuple[int, int])
+
 _ROWS: Final = 5000  # in one transaction
 _TOUCHED_MAX: Final = 65_536
 # Who makes a file often reads it at once: that is no sign of a second use.
@@ -45,7 +47,8 @@ class Units:
         self.policy = policy
         self.owners = Owners()
         self.touched: dict[Ino, int] = {}
-        self._grown: dict[Ino, int] = {}  # by directory: when something was made in it
+        # By directory: when something was made in it, and by which thread.
+        self._grown: dict[Ino, tuple[int, int]] = {}
         self.containers: dict[Ino, int] = {ROOT_INO: 0}
 
     def start(self, now_ns: int) -> None:
@@ -170,10 +173,10 @@ class Units:
         if len(self.touched) > _TOUCHED_MAX:
             self.flush()
 
-    def grew(self, parent: Ino, now_ns: int) -> None:
-        """Note that something was made in a directory: younger for that, but not used again."""
+    def grew(self, parent: Ino, now_ns: int, tid: int) -> None:
+        """Note that a thread made something in a directory: younger for that, but not used again."""
         if parent not in self.containers:
-            self._grown[parent] = now_ns
+            self._grown[parent] = now_ns, tid
 
     def replaced(self, change: Change, old: Ino, new: Ino) -> None:
         """Let an inode that took over all names of another stand in its place."""
@@ -189,8 +192,9 @@ class Units:
         grown, touched = _some(self._grown, limit), _some(self.touched, limit)
         above: dict[Ino, Ino | None] = {}
         with self._index.write() as txn:
-            for ino, used_ns in self._latest(txn, grown, above).items():
+            for ino, (used_ns, tid) in self._latest(txn, grown, above).items():
                 self._use(txn, ino, used_ns, is_hit=False)
+                self._adopt(txn, ino, tid)
             for ino, used_ns in self._latest(txn, touched, above).items():
                 self._use(txn, ino, used_ns, is_hit=True)
         for ino in grown:
@@ -199,15 +203,26 @@ class Units:
             self.touched.pop(ino, None)
         return bool(self.touched or self._grown)
 
-    def _latest(
-        self, txn: Txn, used: dict[Ino, int], above: dict[Ino, Ino | None]
-    ) -> dict[Ino, int]:
-        """Return when units were used last, of when what is in them was."""
-        found: dict[Ino, int] = {}
-        for ino, used_ns in used.items():
+    def _latest(self, txn: Txn, used: dict[Ino, T], above: dict[Ino, Ino | None]) -> dict[Ino, T]:
+        """Return the greatest of what is noted of the inodes in a unit, by unit."""
+        found: dict[Ino, T] = {}
+        for ino, noted in used.items():
             for unit in self.units_of(txn, ino, above):
-                found[unit] = max(used_ns, found.get(unit, 0))
+                found[unit] = max(noted, found.get(unit, noted))
         return found
+
+    def _adopt(self, txn: Txn, ino: Ino, tid: int) -> None:
+        """Make who writes in a folder its owner if its maker has ended, as `mkdir` in a script has."""
+        old = units.get(txn, ino)
+        if old is None or not self.owners.is_dead(old):
+            return
+        owner = self.owners.of_thread(tid)
+        if owner.pid:
+            new = dataclasses.replace(
+                old, owner_pid=owner.pid, owner_start=owner.start, owner_boot=owner.boot,
+                orphaned_ns=0,
+            )  # fmt: skip
+            units.put(txn, ino, old, new)
 
     def _use(self, txn: Txn, ino: Ino, used_ns: int, *, is_hit: bool) -> None:
         old = units.get(txn, ino)
@@ -267,7 +282,7 @@ class Units:
         return [(at, entry) for at, entry in namespace.names_of(txn, ino) if at in self.containers]
 
 
-def _some(noted: dict[Ino, int], limit: int) -> dict[Ino, int]:
+def _some(noted: dict[Ino, T], limit: int) -> dict[Ino, T]:
     return dict(itertools.islice(noted.items(), limit))
 
 

@@ -15,6 +15,7 @@ from dedupfs.core.eviction import Limits, Need, Settings
 from dedupfs.core.types import ROOT_INO
 from dedupfs.store import units
 from dedupfs.store.txn import Txn
+from dedupfs.vfs.owners import NOBODY
 from vfs.evicting import MIB, Full, noise, within
 from vfs.world import USER
 
@@ -168,6 +169,7 @@ async def test_units_of_the_dead_go_before_older_ones_and_those_of_the_living_st
         owners.of_thread = lambda _tid, owner=owner: owner  # type: ignore[method-assign,misc]
         folder = world.mkdir(name)
         await world.file(b"x", noise(3 * MIB, 7 + len(name)), folder)
+    owners.of_thread = lambda _tid: NOBODY  # type: ignore[method-assign,misc]
     await world.file(b"new", noise(3 * MIB, 2))
     assert world.names() == [b"oldest", b"living", b"new"]
     last = world.last(b"dead")
@@ -176,6 +178,24 @@ async def test_units_of_the_dead_go_before_older_ones_and_those_of_the_living_st
     with pytest.raises(NoSpace):
         await world.file(b"too-much", noise(11 * MIB, 3))
     assert b"living" in world.names()
+
+
+async def test_a_folder_made_by_a_script_belongs_to_who_writes_in_it(full: Make) -> None:
+    # `mkdir -p` has ended when the ranks start: their folder is no leftover.
+    world = full(within(12 * MIB))
+    owners = world.vfs._units.owners
+    rank = owners.of_thread(os.getpid())
+    owners.of_thread = lambda _tid: rank._replace(start=1)  # type: ignore[method-assign,misc]
+    folders = [world.mkdir(name) for name in (b"left", b"used")]
+    await world.file(b"x", noise(3 * MIB, 1), folders[0])
+    owners.of_thread = lambda _tid: rank  # type: ignore[method-assign,misc]
+    world.vfs._units._grown.clear()  # as if the script had written there long ago
+    await world.file(b"x", noise(3 * MIB, 2), folders[1])
+    await world.file(b"new", noise(6 * MIB, 3))
+    assert world.names() == [b"used", b"new"]
+    with pytest.raises(NoSpace):
+        await world.file(b"too-much", noise(11 * MIB, 4))
+    assert world.names(folders[1]) == [b"x"]
 
 
 async def test_below_the_high_mark_nothing_is_read_for_eviction(
