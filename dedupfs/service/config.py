@@ -62,7 +62,16 @@ def load_all(chosen: Path | None, environ: Mapping[str, str]) -> list[ConfigFile
     """Return the files that count and exist, weakest first; raises BadOption."""
     paths = candidates(chosen, environ)
     must_exist = len(paths) == 1
-    return [load(path) for path in paths if must_exist or path.exists()]
+    return [load(path) for path in paths if must_exist or _is_there(path)]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        return (
+            False  # HOME of another user, as `sudo -u` and containers leave it: none of his files
+        )
 
 
 def load(path: Path) -> ConfigFile:

@@ -1,7 +1,7 @@
 """Rows of the tables that eviction decides by: units, their queues, and what was evicted.
 
 A unit stands in USED by its last use, in its policy's queue if that is another, and in OWNED or DEAD
-if a process made it. A pinned one stands in none. `units` is the truth: queue rows follow from it.
+if a process made it. A pinned one stands in PINS alone. `units` is the truth: queue rows follow from it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OWNED: Final = 3  # by the process that made it: order is pid and start time
 DEAD: Final = 4  # by when that process was found dead
+PINS: Final = 5  # in no order
 PINNED: Final = 1  # a flag
 HISTORY_MAX: Final = 10_000
 _LAYOUT: Final = b"units"
@@ -71,7 +72,7 @@ def placed(unit: Unit, place: Place) -> Unit:
 def keys(ino: Ino, unit: Unit) -> list[bytes]:
     """Return the keys of the queue rows that follow from a unit's row."""
     if unit.flags & PINNED:
-        return []
+        return [QUEUED.pack(PINS, 0, ino)]
     found = [QUEUED.pack(USED, unit.last_use_ns, ino)]
     if unit.queue != USED:
         found.append(QUEUED.pack(unit.queue, unit.order, ino))

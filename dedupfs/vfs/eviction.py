@@ -293,6 +293,7 @@ class Evictor:
 
     async def plan_dead(self, died_before_ns: int | None = None) -> Plan:
         """Return a plan for all units whose owner has died; `died_before_ns`: was found dead."""
+        await self.flush_uses()
         self.planner.find_dead_owners()
         with self._index.read() as txn:
             rows = units.queued(txn, units.DEAD, b"", 1 << 20)

@@ -8,6 +8,7 @@ passed over and kept in mind: see `core.eviction.Considered`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections import deque
 from dataclasses import dataclass, field
@@ -86,7 +87,10 @@ class Planner:
         return found
 
     def name(self, plan: Plan) -> Plan:
-        """Fill in the paths of the plan's units."""
+        """Fill in the paths of the plan's units, and the pinned ones, which no queue leads to."""
+        pinned = itertools.islice(self._rows(units.PINS), _SHOWN_MAX)
+        known = {ino for ino, _ in plan.protected}
+        plan.protected += [(ino, PINNED) for ino in pinned if ino not in known]
         inos = [ino for group, _ in plan.groups for ino in group.units]
         inos += [ino for ino, _ in plan.protected]
         with self._index.read() as txn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -228,3 +229,18 @@ def test_a_value_may_hold_an_escaped_comma() -> None:
 
 def test_an_empty_list_asks_for_nothing() -> None:
     assert listed("") == listed(" ,,") == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
+def test_a_home_of_another_user_has_no_file_for_this_one(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setresuid(4321, 4321, 4321)
+            code = len(config.load_all(None, {"XDG_CONFIG_HOME": str(home)}))
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
