@@ -174,7 +174,7 @@ class Handlers:
     ) -> tuple[FileInfo, EntryAttributes]:
         """Answer open with O_CREAT."""
         await self._vfs.room_for_file()
-        owner = Owner(ctx.uid, ctx.gid)
+        owner = Owner(ctx.uid, ctx.gid, ctx.pid)
         made, handle = self._vfs.create(Ino(parent_inode), name, mode, owner, flags)
         return self._file_info(handle), entry(made)
 
