@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Document = dict[str, object]
 
 _ROWS_SHOWN: Final = 40
+_SHARERS_SHOWN: Final = 3
 
 EPILOG: Final = """
 [bold]Examples[/bold]
@@ -78,7 +79,9 @@ def _show(document: Document, *, as_json: bool) -> None:
         table = Table("unit", "frees", "why", box=None, pad_edge=False)
         for row in plan[:_ROWS_SHOWN]:
             others = row["with"] if isinstance(row["with"], list) else []
-            more = f", with {', '.join(map(_printable, others))}" if others else ""
+            named = ", ".join(map(_printable, others[:_SHARERS_SHOWN]))
+            rest = len(others) - _SHARERS_SHOWN
+            more = f", with {named}" + (f" and {rest:,} more" if rest > 0 else "") if others else ""
             table.add_row(
                 Text(_printable(row["path"])),
                 quantities.size(_number(row, "frees_bytes")),

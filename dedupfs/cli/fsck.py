@@ -75,14 +75,15 @@ def fsck(
     """
     if repair and rebuild:
         raise UsageError("--repair and --rebuild exclude one another")
-    from dedupfs.store.fsck import session  # noqa: PLC0415 - slow to import
+    from dedupfs.service.report import store_of  # noqa: PLC0415 - slow to import
+    from dedupfs.store.fsck import session  # noqa: PLC0415
 
     mode = (
         session.Mode.REBUILD if rebuild else session.Mode.REPAIR if repair else session.Mode.CHECK
     )
     try:
         with _progress(quiet=quiet or as_json) as progress:
-            report = session.run(store, mode, progress)
+            report = session.run(store_of(store) or store, mode, progress)
     except DedupfsError as error:
         typer.echo(f"dedupfs: {error}", err=True)
         raise typer.Exit(FAILED) from None

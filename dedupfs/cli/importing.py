@@ -141,7 +141,10 @@ def export(
     from dedupfs.transfer import exporting  # noqa: PLC0415
 
     with phases(quiet=quiet or as_json) as tick:
-        done = _stoppable(lambda: exporting.export(source, target, resumes=resume, tick=tick))
+        done = _stoppable(
+            lambda: exporting.export(source, target, resumes=resume, tick=tick),
+            goes_on="with --resume the same command",
+        )
     if as_json:
         typer.echo(json.dumps(done.document(), indent=2))
     elif not quiet:
@@ -149,7 +152,7 @@ def export(
         _tell_lost(done.lost)
 
 
-def _stoppable(work: Callable[[], T]) -> T:
+def _stoppable(work: Callable[[], T], *, goes_on: str = "the same command") -> T:
     from dedupfs.service import running  # noqa: PLC0415
 
     try:
@@ -159,7 +162,7 @@ def _stoppable(work: Callable[[], T]) -> T:
         code = INTERRUPTED
     except running.Stopped as stopped:
         code = running.SIGNALLED + stopped.number
-    typer.echo("dedupfs: interrupted; the same command goes on from here", err=True)
+    typer.echo(f"dedupfs: interrupted; {goes_on} goes on from here", err=True)
     raise typer.Exit(code)
 
 

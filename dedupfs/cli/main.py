@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path  # noqa: TC003 - typer reads annotations
 from typing import Annotated, Final
@@ -172,6 +173,8 @@ def umount(
     """
     from dedupfs.service import unmounting  # noqa: PLC0415
 
+    mountpoint = mountpoint.absolute()
+    os.chdir("/")  # from inside the mount this process itself would keep it busy
     told = unmounting.clear_dead(mountpoint) if stale else unmounting.end_mount(mountpoint)
     if told:
         typer.echo(told)
@@ -252,4 +255,20 @@ def main() -> None:
 
         mount_helper.main()
         return
-    sys.exit(errors.exit_code(lambda: app(standalone_mode=False, prog_name="dedupfs")))
+    sys.exit(
+        errors.exit_code(
+            lambda: app(standalone_mode=False, prog_name="dedupfs"),
+            subcommand=_subcommand(arguments),
+        )
+    )
+
+
+def _subcommand(arguments: list[str]) -> str:
+    """Return the command that was typed, or "" if there is none of this name."""
+    known = {
+        each.name or getattr(each.callback, "__name__", "") for each in app.registered_commands
+    }
+    known |= {
+        each.typer_instance.info.name for each in app.registered_groups if each.typer_instance
+    }
+    return arguments[0] if arguments and arguments[0] in known else ""

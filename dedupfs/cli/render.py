@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _BAR: Final = 24
 _EIGHTHS: Final = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
 _PARTNERS_SHOWN: Final = 1
+_PRESSURE_TOLD: Final = 10
 
 
 def saving(logical_bytes: int, allocated_bytes: int) -> str:
@@ -183,7 +184,7 @@ def eviction_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
         pressure = limits.get("pressure")
         if words and isinstance(pressure, int | float):
             low, high = (100 * limits.get(key, 0) for key in ("low_mark", "high_mark"))
-            marks = f"at {100 * pressure:.0f} %, evicts above {high:.0f} % down to {low:.0f} %"
+            marks = f"at {percent_full(pressure)}, evicts above {high:.0f} % down to {low:.0f} %"
             rows.append(("limits", f"{', '.join(words)}: {marks}"))
         if str(limits.get("owners", "known")) != "known":
             rows.append(("owners", str(limits["owners"])))
@@ -194,6 +195,13 @@ def eviction_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
     return rows
 
 
+def percent_full(pressure: float) -> str:
+    """Say how full by a limit; beyond 10 times it (a disk with no room left) not how much."""
+    return (
+        f"{100 * pressure:.0f} %" if pressure < _PRESSURE_TOLD else f"over {100 * _PRESSURE_TOLD} %"
+    )
+
+
 def _written(taken: Mapping[str, object]) -> str:
     shared = _number(taken, "followed_bytes") + _number(taken, "matched_bytes")
     new, zeros = _number(taken, "unique_bytes"), _number(taken, "zero_bytes")
@@ -202,7 +210,9 @@ def _written(taken: Mapping[str, object]) -> str:
 
 def _live_rows(document: Mapping[str, object]) -> list[tuple[str, str]]:
     if document["pid"] is None:
-        return [("daemon", "none: not mounted")]
+        dead = document.get("dead_mount")
+        died = f"none: it has died; `dedupfs mount {dead}` clears the dead mount"
+        return [("daemon", died if dead else "none: not mounted")]
     up = duration(_number(document, "uptime_s"))
     requests = document.get("requests")
     counts = requests.values() if isinstance(requests, dict) else ()

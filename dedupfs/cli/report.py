@@ -55,6 +55,8 @@ def report(
     from dedupfs.service import report as status_of  # noqa: PLC0415
     from dedupfs.service import survey  # noqa: PLC0415
 
+    if out.is_dir():
+        raise DedupfsError(f"{out} is a folder: the page comes first, report page.html {out}")
     if not out.parent.is_dir():
         raise DedupfsError(f"{out}: there is no folder {out.parent}")
     mount = survey.only_mount(path)

@@ -71,9 +71,11 @@ def _kept(document: Document) -> list[str]:
     if frees:
         lines.append(f"  alone it would free {quantities.size(frees)}")
     else:
-        lines.append("  alone it would free nothing: others share all its bytes")
+        lines.append("  alone it would free nothing: it is empty, or others share all its bytes")
+    from dedupfs.cli import render  # noqa: PLC0415 - slow to import
+
     pressure = _float(document, "pressure")
-    lines.append(f"  the mount is at {pressure:.1%} of its nearest limit")
+    lines.append(f"  the mount is at {render.percent_full(pressure)} of its nearest limit")
     return lines
 
 
@@ -117,6 +119,12 @@ def set_options(
     done = document["set"]
     for name, value in done.items() if isinstance(done, dict) else ():
         typer.echo(f"{name} = {value}")
+    limits = document["limits"]
+    if isinstance(limits, dict) and _float(limits, "pressure") > _float(limits, "high_mark"):
+        from dedupfs.cli import render  # noqa: PLC0415 - slow to import
+
+        full, low = render.percent_full(_float(limits, "pressure")), _float(limits, "low_mark")
+        typer.echo(f"that is {full} full: what may be evicted goes now, down to {low:.0%}")
 
 
 def _float(document: Document, key: str) -> float:

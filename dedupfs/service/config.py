@@ -81,7 +81,9 @@ def load(path: Path) -> ConfigFile:
     except OSError as error:
         raise BadOption(f"config file {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadOption(f"config file {path}: no TOML: {error}") from None
+        raise BadOption(
+            f'config file {path}: no TOML: {error}; words and sizes want quotes: capacity = "200G"'
+        ) from None
     tables = document.pop(MOUNTS, {})
     if not isinstance(tables, dict):
         raise BadOption(f'config file {path}: {MOUNTS}: want tables such as [{MOUNTS}."/path"]')

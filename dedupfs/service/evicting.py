@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import trio
 import trio.lowlevel
 
+from dedupfs.core import quantities
 from dedupfs.core.errors import DedupfsError, FsError, NoSuchName
 from dedupfs.core.eviction import Limits, Need, Settings
-from dedupfs.core.quantities import MinFree
 from dedupfs.service.control import BadRequest
 from dedupfs.service.options import LIVE
 from dedupfs.service.schema import BadOption
@@ -42,7 +42,7 @@ PIN: Final = "pin"
 UNPIN: Final = "unpin"
 SET: Final = "set"
 
-_GOAL: Final = MinFree(fraction=0.05)
+_GOAL: Final = quantities.MinFree(fraction=0.05)
 _LOOK_INTERVAL_S: Final = 1.0  # others use the disk, too
 _USES_INTERVAL_S: Final = 60.0
 _LISTED_BYTES: Final = 700_000  # a reply has a limit
@@ -51,8 +51,15 @@ _S: Final = 10**9
 
 
 def settings_of(options: MountOptions, total_bytes: int) -> Settings:
-    """Return what the options ask for, on a file system of this size."""
+    """Return what the options ask for, on a file system of this size.
+
+    Raises BadOption: more is to be left free than there is, so all would be evicted for nothing.
+    """
     min_free = options.min_free
+    if min_free is not None and min_free.of(total_bytes) >= total_bytes:
+        place = options.sources.get("min-free", "min-free")
+        has = f"the disk of the store has {quantities.size(total_bytes)} in all"
+        raise BadOption(f"min-free {options.typed()['min-free']} ({place}): {has}")
     return Settings(
         Limits(
             capacity_bytes=options.capacity_bytes,
@@ -197,11 +204,13 @@ class Evicting:
             except BadOption as error:
                 raise BadRequest(str(error)) from None
         try:
-            self.options = self.options.changed(values, dict.fromkeys(values, "dedupfs set"))
+            options = self.options.changed(values, dict.fromkeys(values, "dedupfs set"))
+            host = self._store.statvfs()
+            settings = settings_of(options, host.f_blocks * host.f_frsize)
         except BadOption as error:
             raise BadRequest(str(error)) from None
-        host = self._store.statvfs()
-        self._evictor.change_settings(settings_of(self.options, host.f_blocks * host.f_frsize))
+        self.options = options
+        self._evictor.change_settings(settings)
         self._evictor.wake()
         shown = self.options.typed()
         return {"set": {name: shown[name] for name in typed}, "limits": self.limits_document()}

@@ -34,6 +34,10 @@ class Busy(MountError):
     """Something uses the mount."""
 
 
+class DeadMount(MountError):
+    """The process behind the mount is gone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mount:
     """A line of /proc/self/mountinfo; `source` is the store of a dedupfs mount."""
@@ -102,6 +106,15 @@ def is_stale(mount: Mount) -> bool:
     except OSError as error:
         return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
     return False
+
+
+def check_alive(mount: Mount) -> None:
+    """Raise DeadMount when the process behind the mount is gone."""
+    if is_stale(mount):
+        raise DeadMount(
+            f"{mount.path}: its daemon has died: `dedupfs mount {mount.path}` clears the dead mount, "
+            "nothing acknowledged is lost"
+        )
 
 
 def clear_stale(path: Path) -> bool:

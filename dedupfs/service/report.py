@@ -16,23 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from dedupfs.service.mounts import Mount
+
 
 def of_path(path: Path) -> dict[str, object]:
     """Return the status of `path`: a dedupfs mount, a store, or a mount point with its store.
 
     Raises MountError when it is none of them, or when its daemon or index cannot be asked.
     """
+    store = store_of(path)
+    if store is None:
+        raise MountError(
+            f"{path} is neither a dedupfs mount nor a store, and "
+            f"{default_store(mounts.resolve(path))} is no store: name it with --store DIR"
+        )
+    return _marked_if_dead(of_store(store), mounts.mount_at(mounts.resolve(path)))
+
+
+def store_of(path: Path) -> Path | None:
+    """Return the store of `path`: a dedupfs mount, a store, or a mount point with its store."""
     resolved = mounts.resolve(path)
     mount = mounts.mount_at(resolved)
     if mount is not None and mount.is_dedupfs:
-        return of_store(mount.store)
-    for store in (resolved, default_store(resolved)):
-        if is_store(store):
-            return of_store(store)
-    raise MountError(
-        f"{path} is neither a dedupfs mount nor a store, and {default_store(resolved)} "
-        "is no store: name it with --store DIR"
-    )
+        return mount.store
+    return next(filter(is_store, (resolved, default_store(resolved))), None)
 
 
 def of_store(store: Path) -> dict[str, object]:
@@ -49,10 +56,16 @@ def of_all() -> tuple[list[dict[str, object]], list[str]]:
     for mount in mounts.mounts():
         if mount.is_dedupfs:
             try:
-                documents.append(of_store(mount.store))
+                documents.append(_marked_if_dead(of_store(mount.store), mount))
             except DedupfsError as error:
                 problems.append(f"{mount.path}: {error}")
     return documents, problems
+
+
+def _marked_if_dead(document: dict[str, object], mount: Mount | None) -> dict[str, object]:
+    if mount is not None and mount.is_dedupfs and document["pid"] is None:
+        return {**document, "dead_mount": str(mount.path)}
+    return document
 
 
 def is_store(path: Path) -> bool:

@@ -18,9 +18,8 @@ import trio
 
 from dedupfs.core.chunking import CHUNK_MAX_BYTES
 from dedupfs.core.errors import DedupfsError, MountError
-from dedupfs.service import client, mounts, report
+from dedupfs.service import client, report
 from dedupfs.service.control import BadRequest
-from dedupfs.service.preflight import default_store
 from dedupfs.store import affected
 from dedupfs.store.scrub import BATCH_BYTES
 from dedupfs.store.store import Store
@@ -232,14 +231,10 @@ async def _in_steps(steps: Generator[None, None, T]) -> T:
 
 
 def _store_of(path: Path) -> Path:
-    resolved = mounts.resolve(path)
-    mount = mounts.mount_at(resolved)
-    if mount is not None and mount.is_dedupfs:
-        return mount.store
-    for store in (resolved, default_store(resolved)):
-        if report.is_store(store):
-            return store
-    raise MountError(f"{path} is neither a dedupfs mount nor a store")
+    store = report.store_of(path)
+    if store is None:
+        raise MountError(f"{path} is neither a dedupfs mount nor a store")
+    return store
 
 
 def _listed(files: list[DamagedFile]) -> list[Document]:

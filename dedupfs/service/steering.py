@@ -59,11 +59,13 @@ def _inside(path: Path) -> survey.Inside:
     """Return where a path lies whose last parts may be gone."""
     missing: list[str] = []
     at = path.absolute()
-    while not at.is_symlink() and not at.exists() and at != at.parent:
+    while mounts.mount_at(mounts.resolve(at)) is None and not at.is_symlink() and not at.exists():
         missing.insert(0, at.name)
         at = at.parent
     try:
         found = survey.inside(at)
+    except mounts.DeadMount:
+        raise
     except MountError:
         raise MountError(f"{path} is not inside a dedupfs mount") from None
     return found._replace(path="/".join(filter(None, (found.path, *missing))))
@@ -82,7 +84,8 @@ def _open_by(mount: mounts.Mount, unit: str) -> list[str]:
 def _mount(mountpoint: Path) -> mounts.Mount:
     mount = mounts.mount_at(mounts.resolve(mountpoint))
     if mount is None or not mount.is_dedupfs:
-        raise MountError(f"{mountpoint}: not a dedupfs mount")
+        raise MountError(f"{mountpoint} is not a dedupfs mount")
+    mounts.check_alive(mount)
     return mount
 
 

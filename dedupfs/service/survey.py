@@ -38,6 +38,7 @@ def inside(path: Path) -> Inside:
     mount = max(found, key=lambda one: len(one.path.parts), default=None)
     if mount is None or not mount.is_dedupfs:
         raise MountError(f"{path} is not inside a dedupfs mount")
+    mounts.check_alive(mount)
     relative = resolved.relative_to(mount.path)
     return Inside(mount, "" if relative == Path() else str(relative))
 
@@ -48,6 +49,7 @@ def only_mount(path: Path | None) -> mounts.Mount:
         mount = mounts.mount_at(mounts.resolve(path))
         if mount is None or not mount.is_dedupfs:
             raise MountError(f"{path} is not a dedupfs mount")
+        mounts.check_alive(mount)
         return mount
     found = [one for one in mounts.mounts() if one.is_dedupfs]
     if not found:

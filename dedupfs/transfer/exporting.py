@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dedupfs.service import mounts, report
-from dedupfs.service.preflight import default_store
 from dedupfs.transfer import stores
 from dedupfs.transfer.comparing import Comparer
 from dedupfs.transfer.copying import Copied, Copier
@@ -68,14 +67,10 @@ def export(path: Path, target: Path, *, resumes: bool, tick: Tick) -> Exported:
 
 
 def _store_of(path: Path) -> Path:
-    resolved = mounts.resolve(path)
-    mount = mounts.mount_at(resolved)
-    if mount is not None and mount.is_dedupfs:
-        return mount.store
-    for store in (resolved, default_store(resolved)):
-        if report.is_store(store):
-            return store
-    raise TransferError(f"{path} is neither a dedupfs mount nor a store")
+    store = report.store_of(path)
+    if store is None:
+        raise TransferError(f"{path} is neither a dedupfs mount nor a store")
+    return store
 
 
 def _prepare(target: Path, store: Path, *, resumes: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def one_line(text: str) -> str:
     [
         ([], "Missing command"),
         (["mont"], "No such command 'mont'"),
-        (["mount"], "Missing argument"),
+        (["mount"], "Missing argument 'MOUNTPOINT' (see dedupfs mount --help)"),
+        (["config", "shw"], "(see dedupfs config --help)"),
         (["mount", "a", "b"], "unexpected extra argument"),
         (["mount", "a", "--io", "fast"], "--io fast: want one of auto, passthrough, writeback"),
         (["mount", "a", "--capacity", "lots"], "--capacity lots: want a size above 0"),
@@ -65,6 +67,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], part: str
         (["umount", "/proc"], "is not a dedupfs mount but proc"),
         (["status", "{tmp}/dir"], "neither a dedupfs mount nor a store"),
         (["status", "--store", "{tmp}/dir"], "is not a dedupfs store"),
+        (["report", "{tmp}/dir"], "is a folder: the page comes first"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_1(tmp_path: Path, arguments: list[str], part: str) -> None:
@@ -168,12 +171,24 @@ def test_status_of_a_store_as_json_and_as_table(tmp_path: Path) -> None:
     assert "ratio" in done.stdout
 
 
+def test_fsck_takes_the_mount_point_of_a_store_too(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    Store.open(tmp_path / ".m.dedupfs").close()
+    done = dedupfs("fsck", tmp_path / "m")
+    assert (done.returncode, done.stdout) == (0, "clean: 0 files in 0 folders\n")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
         (MountError("no"), 1, "dedupfs: no\n"),
         (errors.UsageError("what"), 2, "dedupfs: what (see dedupfs --help)\n"),
         (KeyboardInterrupt(), 130, "dedupfs: interrupted\n"),
+        (
+            OSError(errno.ENOTCONN, "Transport endpoint is not connected", "/m"),
+            1,
+            "dedupfs: /m: a mount's daemon has died: `dedupfs mount` there again",
+        ),
         (ZeroDivisionError("x"), 1, "dedupfs: internal error: ZeroDivisionError('x') (DEDUP"),
     ],
 )

@@ -124,3 +124,8 @@ def test_what_keeps_a_unit_stands_behind_its_name() -> None:
     assert render.marks({"pinned": True, "open_files": 2}) == " (pinned, 2 open)"
     assert render.marks({"owner": {"pid": 7, "alive": True}}) == ""
     assert render.marks({"owner": {"pid": 7, "alive": False}}) == " (owner gone)"
+
+
+def test_a_disk_with_no_room_left_is_not_told_in_millions_of_percent() -> None:
+    assert render.percent_full(0.5) == "50 %"
+    assert render.percent_full(9_538_508.0) == "over 1000 %"

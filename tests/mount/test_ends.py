@@ -73,6 +73,20 @@ def test_umount_says_who_keeps_the_mount_busy(mount: Mounted, what: str, said: s
     assert mount.alive()
 
 
+def test_umount_from_inside_is_not_kept_busy_by_itself(tmp_path: Path) -> None:
+    one = Mounted(tmp_path / "mnt", tmp_path / "store")
+    try:
+        one.start()
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "dedupfs.cli", "umount", "."],
+            cwd=one.path, env=command_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not is_mounted(one.path)
+    finally:
+        one.clear()
+
+
 def test_umount_names_a_mount_inside(mount: Mounted) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs needs root")
@@ -195,6 +209,12 @@ def test_a_stale_mount_is_cleared_by_umount_and_does_not_harm_status(tmp_path: P
         (one.path / "f").write_text("kept")
         kill(one)
         assert one.status()["pid"] is None
+        again = f"dedupfs mount {one.path}"
+        assert again in " ".join(dedupfs("status", one.path).stdout.split())
+        for words in ("du", "stat", "why", "pin", "evict", "gc", "report page.html", "estimate"):
+            told = dedupfs(*words.split(), one.path)
+            assert told.returncode == 1
+            assert "daemon has died" in one_line(told.stderr), words
         done = dedupfs("umount", one.path)
         assert done.returncode == 0
         assert "stale" in one_line(done.stdout)

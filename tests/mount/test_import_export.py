@@ -224,6 +224,21 @@ def test_an_import_broken_off_goes_on(cache: Path, number: int) -> None:
     assert looks(out) == before
 
 
+def test_an_interrupted_export_says_how_to_go_on(cache: Path, tmp_path: Path) -> None:
+    (cache / "big").write_bytes(os.urandom(200 << 20))
+    assert dedupfs("import", cache).returncode == 0
+    with subprocess.Popen(
+        [sys.executable, "-m", "dedupfs.cli", "export", str(cache), str(tmp_path / "out")],
+        env=command_environment(), stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        while not (tmp_path / "out").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert "with --resume" in one_line(process.communicate()[1])
+    assert dedupfs("export", cache, tmp_path / "out", "--resume").returncode == 0
+    assert (tmp_path / "out/big").stat().st_size == 200 << 20
+
+
 def test_a_daemon_that_dies_meanwhile_is_one_line_and_the_next_import_goes_on(cache: Path) -> None:
     for name in "abc":
         (cache / name).write_bytes(os.urandom(3_000_000))

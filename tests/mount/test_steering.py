@@ -128,4 +128,10 @@ def test_limits_change_while_the_mount_is_in_use(steered: Mounted) -> None:
         failed = dedupfs("set", top, wrong)
         assert failed.returncode != 0
         assert said in one_line(failed.stderr)
+    failed = dedupfs("set", top, "min-free=9000T")
+    assert failed.returncode == 1
+    assert "the disk of the store has" in one_line(failed.stderr)
+    assert steered.status()["limits"] == limits
+    full = dedupfs("set", top, "capacity=1M").stdout.splitlines()
+    assert "what may be evicted goes now" in full[1]
     assert "not a dedupfs mount" in one_line(dedupfs("evict", "/").stderr)

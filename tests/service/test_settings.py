@@ -118,7 +118,7 @@ def test_a_table_may_name_the_mount_point_by_home_or_through_a_link(
         ('policy = "lur"', ["want one of lru", 'did you mean "lru"?']),
         ('store = "here"', ['store = "here": want an absolute path, or one from ~']),
         ("high-mark = 0.5", ["low-mark 90% (default) must be below high-mark 50%"]),
-        ("x y\n", ["no TOML", "line 1"]),
+        ("capacity = 200G\n", ["no TOML", "line 1", 'capacity = "200G"']),
         ("mounts = 1", ['want tables such as [mounts."/path"]']),
         ('[mounts."rel"]', ['[mounts."rel"]: want a table of an absolute path']),
         ('[mounts."/x"]\nio = "slow"', ['[mounts."/x"] io = "slow": want one of auto']),
