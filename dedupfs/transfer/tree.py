@@ -86,11 +86,13 @@ def walk(root: bytes, problems: Problems) -> Iterator[Entry]:
     """Yield every entry, sorted by name; a directory before what is in it, and again behind it.
 
     What cannot be read, and file systems mounted inside, are `problems`. Raises TransferError when
-    the root cannot be read.
+    the root cannot be read, OSError when it is a dead mount.
     """
     try:
         top = Entry(root, b"", os.lstat(root))
     except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise  # a dead mount: the commands know what to do about it
         raise TransferError(f"{printable(root)}: {error.strerror}") from None
     stack = [top]
     while stack:

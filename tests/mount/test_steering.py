@@ -109,7 +109,7 @@ def test_limits_change_while_the_mount_is_in_use(steered: Mounted) -> None:
     top = steered.path
     for number in range(8):
         put(top / f"g{number}", 30 + number)
-    assert dedupfs("set", top, "capacity=10M", "policy=s3fifo").stdout.splitlines() == [
+    assert dedupfs("set", top, "capacity=10M", "policy=s3fifo").stdout.splitlines()[:2] == [
         "capacity = 10M",
         "policy = s3fifo",
     ]
