@@ -31,7 +31,7 @@ clients: install-dev system-test ## Run real libraries over a mount (installs ab
 	$(BIN)/python -m pytest tests/clients -m clients $(ARGS)
 
 .PHONY: crash
-crash: install-dev system-test ## Kill and cut the power hundreds of times (root, about 20 minutes)
+crash: install-dev system-test ## Kill and cut the power hundreds of times (root, about half an hour)
 	DEDUPFS_CRASH=long $(BIN)/python -m pytest tests/crash -o faulthandler_timeout=0 $(ARGS)
 
 .PHONY: image

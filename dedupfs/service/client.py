@@ -71,7 +71,7 @@ def ask(
     except TimeoutError:
         raise ControlError(f"the daemon of {store} does not answer in {timeout_s:g} s") from None
     except OSError as error:
-        raise ControlError(f"control socket of {store}: {error.strerror}") from None
+        raise _refused(store, error) from None
 
 
 class Witness:
@@ -103,7 +103,18 @@ def witness(store: Path) -> Iterator[Witness | None]:
         with _connected(store, time.monotonic() + TIMEOUT_S) as link:
             yield Witness(link) if link is not None else None
     except OSError as error:
-        raise ControlError(f"control socket of {store}: {error.strerror or error}") from None
+        raise _refused(store, error) from None
+
+
+def not_yours(store: Path) -> str:
+    """Say why a store cannot be looked into."""
+    return f"store {store} belongs to another user: ask as that user, or as root"
+
+
+def _refused(store: Path, error: OSError) -> ControlError:
+    if isinstance(error, PermissionError):
+        return ControlError(not_yours(store))
+    return ControlError(f"control socket of {store}: {error.strerror or error}")
 
 
 def _receive_line(link: socket.socket, deadline: float) -> bytes:

@@ -69,8 +69,11 @@ def _marked_if_dead(document: dict[str, object], mount: Mount | None) -> dict[st
 
 
 def is_store(path: Path) -> bool:
-    """Return whether the folder has the marker of a store."""
-    return (path / STORE_FILES["marker"]).is_file()
+    """Return whether the folder has the marker of a store; raises MountError if it is another's."""
+    try:
+        return (path / STORE_FILES["marker"]).is_file()
+    except PermissionError:
+        raise MountError(client.not_yours(path)) from None
 
 
 def _from_index(store: Path) -> dict[str, object]:

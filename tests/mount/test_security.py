@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dedupfs.core.errors import DedupfsError
+from dedupfs.service import report, steering
+from dedupfs.service.doctor.examine import examine
 from mount.mounted import Mounted, dedupfs, one_line
 
 if TYPE_CHECKING:
@@ -97,6 +100,19 @@ def test_the_store_and_its_socket_are_the_owners_alone(mounted: Mounted) -> None
     assert found == errno.EACCES
     segment = next((mounted.store / "segments").iterdir())
     assert as_stranger(segment.read_bytes) == errno.EACCES
+
+
+@pytest.mark.parametrize("mounted", [("--allow-other",)], indirect=True)
+def test_a_stranger_is_told_whose_the_store_is(mounted: Mounted) -> None:
+    def asks() -> None:
+        with pytest.raises(DedupfsError, match="belongs to another user"):
+            report.of_path(mounted.path)
+        with pytest.raises(DedupfsError, match="belongs to another user"):
+            steering.gc(mounted.path, dry_run=True)
+        assert any("belongs to another user" in line for line in report.of_all()[1])
+        assert any("another user" in found.text for found in examine(mounted.path))
+
+    assert as_stranger(asks) == 0
 
 
 def _connect(path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dedupfs.core.errors import MountError
 from dedupfs.service import mounts
 from dedupfs.service.doctor import places, system
+from dedupfs.service.doctor.findings import warning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,5 +24,10 @@ def examine(path: Path | None) -> list[Finding]:
     if path is not None:
         stores = {places.default_store_of(path)}
     for store in sorted(stores):
-        found += places.store_findings(store)
+        try:
+            found += places.store_findings(store)
+        except (MountError, PermissionError):
+            found.append(
+                warning(f"store {store}", "is another user's", "look as that user, or as root")
+            )
     return [*found, *places.environment_findings(os.environ, seen)]
