@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dedupfs.core.types import Ino
     from dedupfs.store.index import Index
     from dedupfs.store.reflinks import Plan, Reflinks
-    from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.segment_file import Segment
+    from dedupfs.store.segments import Segments
     from dedupfs.store.txn import Txn
 
 

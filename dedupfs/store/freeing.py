@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from dedupfs.store.checkpoint import Checkpoints
     from dedupfs.store.index import Index
-    from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.segment_file import Segment
+    from dedupfs.store.segments import Segments
     from dedupfs.store.txn import Txn
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dedupfs.core.chunking import Cut
-    from dedupfs.store.segments import Segment
+    from dedupfs.store.segment_file import Segment
     from dedupfs.store.shelf import Shelf
     from dedupfs.store.txn import Txn
     from dedupfs.store.writer import Writer

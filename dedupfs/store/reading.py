@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dedupfs.core.types import Ino
-    from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.segment_file import Segment
+    from dedupfs.store.segments import Segments
     from dedupfs.store.txn import Txn
     from dedupfs.store.verifying import Check, Verifier
 

@@ -1,4 +1,4 @@
-"""Segment files: made, written once, read, sealed, punched, removed.
+"""The segments of a store: made, written once, sealed, punched, removed.
 
 A byte of a segment is written at most once, so what an extent points at never changes. `written`
 of an open segment says which bytes are; a sealed one takes no more. The only exception is
@@ -8,21 +8,29 @@ of an open segment says which bytes are; a sealed one takes no more. The only ex
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import os
 import resource
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dedupfs.core.errors import Corrupt, Damaged, NoSpace, QuotaExceeded
+from dedupfs.core.errors import Corrupt, Damaged, NoSpace
 from dedupfs.core.format import SEGMENT, U64
 from dedupfs.core.intervals import IntervalSet
 from dedupfs.core.types import PAGE_BYTES, SegmentId
 from dedupfs.store.journal import NotKept, sync_file, sync_folder
 from dedupfs.store.preallocation import HINT_BYTES
+from dedupfs.store.segment_file import (
+    BLOCK_BYTES,
+    BLOCK_MAX_BYTES,
+    FULL,
+    Segment,
+    allocated_bytes,
+    check_alone,
+    punch_hole,
+    write_all,
+)
 from dedupfs.store.writeback import WriteBack
 
 if TYPE_CHECKING:
@@ -32,16 +40,10 @@ if TYPE_CHECKING:
 
 OPEN: Final = 0
 SEALED: Final = 1
-_BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _SPARE_FDS: Final = 128  # for everything that is not a cached segment
 _CACHED_FDS_MAX: Final = 4096
 _MAP_BLOCKS_BYTES: Final = 8 << 10
 _MAP_SHARE: Final = 128  # 12 bytes of map for a piece of 4 KiB, and some more
-_BLOCK_MAX_BYTES: Final = 64 << 10  # of file systems in use
-_FALLOC_FL_KEEP_SIZE: Final = 1
-_FALLOC_FL_PUNCH_HOLE: Final = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SegmentRow(NamedTuple):
@@ -50,106 +52,6 @@ class SegmentRow(NamedTuple):
     state: int
     size: int
     allocated: int
-
-
-class Segment:
-    """An open segment file; its descriptor lives as long as the object."""
-
-    __slots__ = ("_size", "fd", "id", "is_home", "sent", "users", "written")
-
-    def __init__(
-        self, segment: SegmentId, fd: int, *, size: int, written: IntervalSet | None, is_home: bool
-    ) -> None:
-        self.id = segment
-        self.fd = fd
-        self.users = 0
-        self.sent = 0  # how far it was handed to the disk
-        self.is_home = is_home
-        self.written = written  # None: sealed
-        self._size = size
-
-    def __del__(self) -> None:
-        os.close(self.fd)
-
-    def run_around(self, offset: int) -> tuple[int, int]:
-        """Return the readable range around `offset`; `(offset, offset)` when there is none."""
-        if self.written is not None:
-            return self.written.run_around(offset)
-        return (0, self._size) if offset <= self._size else (offset, offset)
-
-    @property
-    def size(self) -> int:
-        """The length of the file."""
-        return self._size if self.written is None else self.written.stop
-
-    def set_sealed(self, size: int) -> None:
-        """Take no more writes; who still has it as a home finds no room."""
-        self.written = None
-        self._size = size
-
-    def is_free(self, start: int, stop: int) -> bool:
-        """Tell whether `start..stop` may still be written."""
-        return self.written is not None and not self.written.overlaps(start, stop)
-
-    def read_into(self, offset: int, buffer: memoryview, flags: int = 0) -> int:
-        """Fill `buffer` from `offset`; return the bytes read (fewer with RWF_NOWAIT only).
-
-        Raises Damaged when the file ends too early or cannot be read, BlockingIOError when
-        RWF_NOWAIT finds nothing in the page cache.
-        """
-        done = 0
-        while done < len(buffer):
-            try:
-                count = os.preadv(self.fd, [buffer[done:]], offset + done, flags)
-            except BlockingIOError:
-                raise
-            except OSError as error:
-                if flags and error.errno == errno.EOPNOTSUPP:
-                    raise BlockingIOError from error
-                raise Damaged(f"segment {self.id:x} at {offset}: {error.strerror}") from error
-            if flags:
-                return count
-            if not count:
-                raise Damaged(f"segment {self.id:x} ends before {offset + len(buffer)}")
-            done += count
-        return done
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes from `offset`; raise Damaged when they are not there."""
-        with contextlib.suppress(OSError):
-            data = os.pread(self.fd, length, offset)
-            if len(data) == length:
-                return data
-        buffer = bytearray(length)
-        self.read_into(offset, memoryview(buffer))
-        return bytes(buffer)
-
-    def is_hole(self, offset: int) -> bool:
-        """Tell whether nothing is kept at `offset`, before the end: it reads as zeros."""
-        try:
-            return os.lseek(self.fd, offset, os.SEEK_DATA) > offset
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return True
-            raise
-
-    def reads_as_zeros(self, start: int, stop: int) -> bool:
-        """Tell whether `start..stop` is a hole but for zeros in its first and last block."""
-        at = start
-        while at < stop:
-            try:
-                at = os.lseek(self.fd, at, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno == errno.ENXIO:
-                    return True
-                raise
-            if at >= stop:
-                return True
-            end = min(os.lseek(self.fd, at, os.SEEK_HOLE), stop)
-            if end - at > _BLOCK_MAX_BYTES or os.pread(self.fd, end - at, at).strip(b"\0"):
-                return False
-            at = end
-        return True
 
 
 @dataclass(slots=True)
@@ -259,16 +161,16 @@ class Segments:
         self._unsynced.segments[segment.id] = segment
         self._growing.bytes += len(data)
         try:
-            _write_all(segment.fd, offset, data)
+            write_all(segment.fd, offset, data)
         except BaseException:
             # A full disk needs back what was written until then.
             with contextlib.suppress(OSError):
-                _punch(segment.fd, offset, len(data))
+                punch_hole(segment.fd, offset, len(data))
             raise
         segment.written.add(offset, offset + len(data))
         txn.counters.next_segment = max(txn.counters.next_segment, segment.id + 1)
         stop = segment.written.stop
-        self.put_row(txn, segment.id, SegmentRow(OPEN, stop, _allocated(segment.fd)))
+        self.put_row(txn, segment.id, SegmentRow(OPEN, stop, allocated_bytes(segment.fd)))
         self.write_back.note(segment, stop)
 
     def _take_room(self, offset: int, length: int) -> None:
@@ -289,7 +191,7 @@ class Segments:
         self._being_synced = Growing()
         for segment in synced.segments.values():
             row = get_row(txn, segment.id)
-            allocated = _allocated(segment.fd)
+            allocated = allocated_bytes(segment.fd)
             if row is not None and row.allocated != allocated:
                 self.put_row(txn, segment.id, row._replace(allocated=allocated))
 
@@ -338,8 +240,8 @@ class Segments:
             opened = self.get(txn, segment)
         fd = self._open_fd(segment, os.O_RDWR) if opened.written is None else os.dup(opened.fd)
         try:
-            _write_all(fd, offset, memoryview(data))
-            self.put_row(txn, segment, row._replace(allocated=_allocated(fd)))
+            write_all(fd, offset, memoryview(data))
+            self.put_row(txn, segment, row._replace(allocated=allocated_bytes(fd)))
         finally:
             os.close(fd)
         self._unsynced.segments[segment] = opened
@@ -349,12 +251,12 @@ class Segments:
         assert segment.written is not None, "sealed once"
         stop = segment.written.stop
         found = os.fstat(segment.fd)
-        if found.st_size != stop or found.st_blocks * _BLOCK_BYTES >= stop + _BLOCK_MAX_BYTES:
+        if found.st_size != stop or found.st_blocks * BLOCK_BYTES >= stop + BLOCK_MAX_BYTES:
             # A write that failed may have made it longer: a reader past the index would see that.
             # XFS keeps speculative preallocation until a truncation.
             os.ftruncate(segment.fd, stop + 1)
             os.ftruncate(segment.fd, stop)
-        self.put_row(txn, segment.id, SegmentRow(SEALED, stop, _allocated(segment.fd)))
+        self.put_row(txn, segment.id, SegmentRow(SEALED, stop, allocated_bytes(segment.fd)))
         del self._open[segment.id]
         segment.set_sealed(stop)
 
@@ -373,10 +275,10 @@ class Segments:
         try:
             if segment in self._shown or segment < self._first_of_ours:
                 self._sealed.pop(segment, None)
-                _check_alone(fd)
+                check_alone(fd)
             if start < stop:
-                _punch(fd, start, stop - start)
-            self.put_row(txn, segment, row._replace(allocated=_allocated(fd)))
+                punch_hole(fd, start, stop - start)
+            self.put_row(txn, segment, row._replace(allocated=allocated_bytes(fd)))
         finally:
             os.close(fd)
 
@@ -447,8 +349,8 @@ class Segments:
             except OSError as error:
                 if error.errno in {errno.EMFILE, errno.ENFILE} and relieve is not None:
                     relieve()
-                elif error.errno in _FULL:
-                    raise _FULL[error.errno](f"segment: {error.strerror}") from error
+                elif error.errno in FULL:
+                    raise FULL[error.errno](f"segment: {error.strerror}") from error
                 else:
                     raise
         raise AssertionError("the last turn returns or raises")
@@ -476,45 +378,3 @@ def get_row(txn: Txn, segment: SegmentId) -> SegmentRow | None:
     if len(raw) != SEGMENT.size:
         raise Corrupt(f"segment: {len(raw)} bytes, want {SEGMENT.size}")
     return SegmentRow(*SEGMENT.unpack(raw))
-
-
-_FULL: Final = {errno.ENOSPC: NoSpace, errno.EDQUOT: QuotaExceeded}
-
-
-def _write_all(fd: int, offset: int, data: memoryview) -> None:
-    done = 0
-    try:
-        while done < len(data):
-            done += os.pwrite(fd, data[done:], offset + done)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise _FULL[error.errno](f"segment: {error.strerror}") from error
-        raise
-
-
-def _check_alone(fd: int) -> None:
-    """Raise BlockingIOError if the file is open anywhere else, or mapped.
-
-    A file read past us is released at close(2), but its map stays (vma_set_file of mm/util.c).
-    A write lease is given only to who has the file alone (check_conflicting_open of fs/locks.c).
-    """
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return  # no leases on this file system
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-
-
-def _allocated(fd: int) -> int:
-    return os.fstat(fd).st_blocks * _BLOCK_BYTES
-
-
-def _punch(fd: int, offset: int, length: int) -> None:
-    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
-    result = _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length))
-    if result:
-        code = ctypes.get_errno()
-        if code != errno.EOPNOTSUPP:
-            raise OSError(code, os.strerror(code))

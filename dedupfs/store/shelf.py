@@ -10,7 +10,8 @@ from dedupfs.store import freeing
 if TYPE_CHECKING:
     from dedupfs.core.chunking import Cutting
     from dedupfs.store.index import Index
-    from dedupfs.store.segments import Segment, Segments
+    from dedupfs.store.segment_file import Segment
+    from dedupfs.store.segments import Segments
     from dedupfs.store.txn import Txn
 
 PACK_MAX_BYTES: Final = 64 << 20

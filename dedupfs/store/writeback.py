@@ -15,7 +15,7 @@ from dedupfs.core.types import PAGE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dedupfs.store.segments import Segment
+    from dedupfs.store.segment_file import Segment
 
 # Measured: smaller pieces cost more calls, with larger ones the last is waited for.
 STEP_BYTES: Final = 16 << 20

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from dedupfs.core.chunking import Cut, Cutting
     from dedupfs.core.types import Ino
-    from dedupfs.store.segments import Segment
+    from dedupfs.store.segment_file import Segment
     from dedupfs.store.shelf import Shelf
     from dedupfs.store.txn import Txn
 

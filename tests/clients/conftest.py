@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clients import hub
-from mount.mounted import Mounted
+from mount.conftest import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from mount.mounted import Mounted
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parents[1] / ".clients"
@@ -49,13 +51,8 @@ def environment_python(name: str) -> Path:
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Mounted]:
     """A mount with the mode a user gets by default."""
-    one = Mounted(tmp_path / "mnt", tmp_path / "store", "auto")
-    try:
-        one.start()
+    with mounted(tmp_path, "auto") as one:
         yield one
-        one.stop()
-    finally:
-        one.clear()
 
 
 @pytest.fixture

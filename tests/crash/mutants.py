@@ -144,7 +144,7 @@ def _no_sync_after_kill() -> None:
 
 
 def _flipped_bytes() -> None:
-    whole = segments._write_all
+    whole = segments.write_all
     count = 0
 
     def write(fd: int, offset: int, data: memoryview) -> None:
@@ -156,7 +156,7 @@ def _flipped_bytes() -> None:
             data = memoryview(bytes(flipped))
         whole(fd, offset, data)
 
-    _replace(segments, "_write_all", write)
+    _replace(segments, "write_all", write)
 
 
 SOUND = "sound"

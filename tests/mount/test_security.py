@@ -13,10 +13,13 @@ import pytest
 from dedupfs.core.errors import DedupfsError
 from dedupfs.service import report, steering
 from dedupfs.service.doctor.examine import examine
-from mount.mounted import Mounted, dedupfs, one_line
+from mount.conftest import mounted
+from mount.mounted import dedupfs, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mount.mounted import Mounted
 
 STRANGER = 4321
 
@@ -56,61 +59,56 @@ def base(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def mounted(base: Path, request: pytest.FixtureRequest) -> Iterator[Mounted]:
+def mount(base: Path, request: pytest.FixtureRequest) -> Iterator[Mounted]:
     """A mount with the arguments of `request.param`."""
-    one = Mounted(base / "mnt", base / "store", "auto", list(request.param))
-    try:
-        one.start()
+    with mounted(base, "auto", *request.param) as one:
         yield one
-        one.stop()
-    finally:
-        one.clear()
 
 
-@pytest.mark.parametrize("mounted", [()], indirect=True)
-def test_without_allow_other_nobody_else_sees_anything(mounted: Mounted) -> None:
-    (mounted.path / "file").write_text("text")
-    (mounted.path / "file").chmod(0o666)
-    assert as_stranger(lambda: os.stat(mounted.path / "file")) == errno.EACCES
-    assert as_stranger(lambda: os.listdir(mounted.path)) == errno.EACCES
+@pytest.mark.parametrize("mount", [()], indirect=True)
+def test_without_allow_other_nobody_else_sees_anything(mount: Mounted) -> None:
+    (mount.path / "file").write_text("text")
+    (mount.path / "file").chmod(0o666)
+    assert as_stranger(lambda: os.stat(mount.path / "file")) == errno.EACCES
+    assert as_stranger(lambda: os.listdir(mount.path)) == errno.EACCES
 
 
-@pytest.mark.parametrize("mounted", [("--allow-other",)], indirect=True)
-def test_with_allow_other_permissions_hold(mounted: Mounted) -> None:
-    mounted.path.chmod(0o755)
+@pytest.mark.parametrize("mount", [("--allow-other",)], indirect=True)
+def test_with_allow_other_permissions_hold(mount: Mounted) -> None:
+    mount.path.chmod(0o755)
     for name, mode in (("private", 0o600), ("public", 0o644)):
-        (mounted.path / name).write_text("text")
-        (mounted.path / name).chmod(mode)
-    assert as_stranger((mounted.path / "private").read_bytes) == errno.EACCES
-    assert as_stranger((mounted.path / "public").read_bytes) == 0
-    assert as_stranger(lambda: (mounted.path / "public").write_bytes(b"")) == errno.EACCES
-    assert as_stranger(lambda: (mounted.path / "new").write_bytes(b"")) == errno.EACCES
-    assert (mounted.path / "public").read_text() == "text"
+        (mount.path / name).write_text("text")
+        (mount.path / name).chmod(mode)
+    assert as_stranger((mount.path / "private").read_bytes) == errno.EACCES
+    assert as_stranger((mount.path / "public").read_bytes) == 0
+    assert as_stranger(lambda: (mount.path / "public").write_bytes(b"")) == errno.EACCES
+    assert as_stranger(lambda: (mount.path / "new").write_bytes(b"")) == errno.EACCES
+    assert (mount.path / "public").read_text() == "text"
 
 
-@pytest.mark.parametrize("mounted", [("--allow-other",)], indirect=True)
-def test_the_store_and_its_socket_are_the_owners_alone(mounted: Mounted) -> None:
-    (mounted.path / "file").write_bytes(os.urandom(1 << 20))
-    assert stat.S_IMODE(mounted.store.stat().st_mode) == 0o700
-    for path in mounted.store.rglob("*"):
+@pytest.mark.parametrize("mount", [("--allow-other",)], indirect=True)
+def test_the_store_and_its_socket_are_the_owners_alone(mount: Mounted) -> None:
+    (mount.path / "file").write_bytes(os.urandom(1 << 20))
+    assert stat.S_IMODE(mount.store.stat().st_mode) == 0o700
+    for path in mount.store.rglob("*"):
         assert not stat.S_IMODE(path.lstat().st_mode) & 0o077, path
     # Even where the folder itself were open: the socket takes no stranger's command.
-    mounted.store.chmod(0o711)
-    found = as_stranger(lambda: _connect(mounted.store / "control.sock"))
+    mount.store.chmod(0o711)
+    found = as_stranger(lambda: _connect(mount.store / "control.sock"))
     assert found == errno.EACCES
-    segment = next((mounted.store / "segments").iterdir())
+    segment = next((mount.store / "segments").iterdir())
     assert as_stranger(segment.read_bytes) == errno.EACCES
 
 
-@pytest.mark.parametrize("mounted", [("--allow-other",)], indirect=True)
-def test_a_stranger_is_told_whose_the_store_is(mounted: Mounted) -> None:
+@pytest.mark.parametrize("mount", [("--allow-other",)], indirect=True)
+def test_a_stranger_is_told_whose_the_store_is(mount: Mounted) -> None:
     def asks() -> None:
         with pytest.raises(DedupfsError, match="belongs to another user"):
-            report.of_path(mounted.path)
+            report.of_path(mount.path)
         with pytest.raises(DedupfsError, match="belongs to another user"):
-            steering.gc(mounted.path, dry_run=True)
+            steering.gc(mount.path, dry_run=True)
         assert any("belongs to another user" in line for line in report.of_all()[1])
-        assert any("another user" in found.text for found in examine(mounted.path))
+        assert any("another user" in found.text for found in examine(mount.path))
 
     assert as_stranger(asks) == 0
 
@@ -122,10 +120,10 @@ def _connect(path: Path) -> None:
         client.connect(str(path))
 
 
-@pytest.mark.parametrize("mounted", [()], indirect=True)
-def test_devices_and_setuid_programs_have_no_force(mounted: Mounted) -> None:
+@pytest.mark.parametrize("mount", [()], indirect=True)
+def test_devices_and_setuid_programs_have_no_force(mount: Mounted) -> None:
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    (options,) = [line.split()[5] for line in lines if line.split()[4] == str(mounted.path)]
+    (options,) = [line.split()[5] for line in lines if line.split()[4] == str(mount.path)]
     assert {"nosuid", "nodev"} <= set(options.split(","))
 
 
@@ -133,13 +131,8 @@ def test_an_open_folder_is_closed_when_it_becomes_a_store(base: Path) -> None:
     store = base / "store"
     store.mkdir()
     store.chmod(0o777)
-    one = Mounted(base / "mnt", store, "auto")
-    try:
-        one.start()
+    with mounted(base, "auto"):
         assert stat.S_IMODE(store.stat().st_mode) == 0o700
-        one.stop()
-    finally:
-        one.clear()
 
 
 @pytest.mark.parametrize("planted", ["folder", "link"])

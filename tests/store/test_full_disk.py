@@ -414,7 +414,7 @@ def test_one_range_that_cannot_be_punched_does_not_hold_up_the_others(
     disk.unlink(gone)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dedupfs.store.segments._punch",
+            "dedupfs.store.segments.punch_hole",
             lambda *_args: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")),
         )
         disk.maintain()
