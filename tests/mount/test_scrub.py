@@ -142,4 +142,4 @@ def test_the_checkpoint_interval_is_checked(tmp_path: Path) -> None:
     for arguments in (["--checkpoint-interval", "0"], ["-o", "checkpoint_interval=x"]):
         done = dedupfs("mount", tmp_path, *arguments)
         assert done.returncode == 2
-        assert "want seconds, above 0" in one_line(done.stderr)
+        assert "want a time above 0" in one_line(done.stderr)
