@@ -23,9 +23,10 @@ from dedupfs.service.control import BadRequest
 from dedupfs.store import affected
 from dedupfs.store.scrub import BATCH_BYTES
 from dedupfs.store.store import Store
+from dedupfs.vfs.eviction import in_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from dedupfs.core.types import Ino
@@ -91,7 +92,7 @@ class _Run:
             due = batch.size_bytes / self._rate_bytes if self._rate_bytes else 0.0
             tick()
             await trio.sleep(max(0.0, started + due - trio.current_time()))
-        self._files = await _in_steps(affected.files(self._store.index))
+        self._files = await in_steps(affected.files(self._store.index))
         self._scrub.finish()
         self._state = "done"
         return self._files
@@ -218,16 +219,6 @@ def _scrub_unmounted(path: Path, request: Request, show: Callable[[Document], No
         run = _Run(store, request)
         trio.run(run.run, lambda: show(run.document()))
         return run.document()
-
-
-async def _in_steps(steps: Generator[None, None, T]) -> T:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        await trio.lowlevel.checkpoint()
 
 
 def _store_of(path: Path) -> Path:

@@ -197,7 +197,7 @@ class Evictor:
     async def plan(self, need: Need) -> Plan:
         """Return what would go; hold nothing up for long."""
         await self.flush_uses()
-        return await _in_steps(self.planner.plan(need))
+        return await in_steps(self.planner.plan(need))
 
     async def carry_out(self, plan: Plan, cause: str = "asked for") -> int:
         """Remove the plan's units, but for those that may not go any more; return how many went."""
@@ -300,7 +300,7 @@ class Evictor:
         inos = [
             (row.ino, DIED) for row in rows if died_before_ns is None or row.order <= died_before_ns
         ]
-        return self.planner.name(await _in_steps(self.planner.plan_of(inos)))
+        return self.planner.name(await in_steps(self.planner.plan_of(inos)))
 
     async def remove_old(self) -> None:
         """Remove what outlived the time to live, or its dead owner; looks at the oldest only."""
@@ -327,7 +327,7 @@ class Evictor:
             with self._index.read() as txn:
                 rows = units.queued(txn, USED, b"", _ROUND_FILES)
             inos = [(row.ino, EXPIRED) for row in rows if row.order <= used_before_ns]
-            return await _in_steps(self.planner.plan_of(inos))
+            return await in_steps(self.planner.plan_of(inos))
 
         await self.evict(plan, "ttl")
 
@@ -348,7 +348,8 @@ def _unlink(change: Change, parent: Ino, entry: namespace.Dirent, ino: Ino) -> N
     change.evict(ino)
 
 
-async def _in_steps(steps: Generator[None, None, T]) -> T:
+async def in_steps(steps: Generator[None, None, T]) -> T:
+    """Return what the generator returns; others have their turn after each of its steps."""
     while True:
         try:
             next(steps)
