@@ -12,7 +12,7 @@ import logging
 import os
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     Document = dict[str, object]
     Forget = Callable[[Ino], Awaitable[None]]
 
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
