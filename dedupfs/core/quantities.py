@@ -5,7 +5,6 @@ Parsers raise ValueError; the caller knows the option and says what was wanted.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -114,11 +113,6 @@ def typed_fraction(fraction: float) -> str:
 def typed_min_free(value: MinFree) -> str:
     """Return a text from which `parse_min_free` makes exactly this."""
     return typed_fraction(value.fraction) if value.fraction else typed_size(value.fixed_bytes)
-
-
-def is_positive(number: float) -> bool:
-    """Tell whether this is a number above 0, and not without end."""
-    return math.isfinite(number) and number > 0
 
 
 def size(count: int) -> str:

@@ -39,7 +39,6 @@ class Room:
         self.files_left = 0
         self.writers: dict[Ino, OpenInode] = {}  # those with a Writer
         self.wake: Callable[[], None] = lambda: None
-        self.looks = 0
 
     def set_limits(self, limits: Limits) -> None:
         """Go by other limits from now on."""
@@ -76,7 +75,6 @@ class Room:
 
     def admit(self, size: int) -> None:
         """Look whether `size` bytes more may be written. Raises NeedsRoom."""
-        self.looks += 1
         load = self.load()
         hard = self.hard_left(load)
         self.left = self._until_next_look(load, hard)

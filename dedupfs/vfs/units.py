@@ -91,10 +91,6 @@ class Units:
         self.policy = policy
         self.start(now_ns)
 
-    def is_above(self, parent: Ino) -> bool:
-        """Tell whether names in directory `parent` are units, or lead to them."""
-        return parent in self.containers
-
     def is_unit(self, parent: Ino, inode: Inode) -> bool:
         """Tell whether a name in `parent` for the inode is a unit."""
         at = self.containers.get(parent)
